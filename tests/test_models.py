@@ -1,0 +1,66 @@
+"""The context transformer reads alone what it reads in a sequence, and adapts nothing but through its context."""
+
+import pytest
+import torch
+
+from lib.masking import pair_causal_mask
+from lib.models import AuxiliaryPredictor, ContextTransformer, Encoder
+
+
+@pytest.fixture
+def transformer():
+    torch.manual_seed(0)
+    return ContextTransformer(8, 6, 16, 3, 2, 5, "balanced", torch.full((6,), 0.3)).eval()
+
+
+@pytest.fixture
+def tokens():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(10, 8, generator=generator), torch.randn(10, 6, generator=generator)
+
+
+@pytest.mark.parametrize("length", [0, 2, 6])
+def test_a_token_read_after_a_cached_context_is_the_token_of_the_sequence(transformer, tokens, length):
+    features, actions = tokens
+    cache = transformer.context(features[:8], actions[:8]).prefix(length)
+    read = transformer.read(features[8:], actions[8:], cache)
+    for n in range(2):
+        z = torch.cat([features[:length], features[8 + n : 9 + n]])[None]
+        a = torch.cat([actions[:length], actions[8 + n : 9 + n]])[None]
+        mask = torch.ones(length + 1, length + 1, dtype=torch.bool).tril()
+        mask[:length, :length] = pair_causal_mask(length) if length else mask[:0, :0]
+        in_sequence = transformer(z, a, [mask[None]] * 3)[0, -1]
+        assert torch.allclose(read[n], in_sequence, atol=1e-5)
+
+
+def test_a_context_is_a_set_of_pairs(transformer, tokens):
+    features, actions = tokens
+    mask = [torch.eye(10, dtype=torch.bool)[None].clone()] * 3
+    mask[0][0, 9, :8] = True  # the last token sees four pairs, which see themselves alone
+    order = torch.randperm(4).repeat_interleave(2) * 2 + torch.tensor([0, 1] * 4)
+    shuffled = torch.cat([order, torch.tensor([8, 9])])
+    out = transformer(features[None], actions[None], mask)[0, 9]
+    assert torch.allclose(out, transformer(features[shuffled][None], actions[shuffled][None], mask)[0, 9], atol=1e-5)
+
+
+def test_the_action_of_a_token_changes_its_embedding(transformer, tokens):
+    features, actions = tokens
+    cache = transformer.context(features[:4], actions[:4])
+    moved = transformer.read(features[4:], actions[4:], cache) - transformer.read(features[4:], 0 * actions[4:], cache)
+    assert (moved.norm(dim=-1) > 1e-3).all()
+
+
+def test_encoders_read_stored_bytes():
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    assert Encoder("small-cnn", 20, 32, False)(images).shape == (2, 20)
+    assert Encoder("resnet18", 512, 32, False)(images).shape == (2, 512)
+    assert AuxiliaryPredictor(5, 7, 6)(torch.randn(2, 3, 5)).shape == (2, 3, 6)
+
+
+def test_widths_that_do_not_fit_are_refused(transformer):
+    with pytest.raises(ValueError, match="must be 512"):
+        Encoder("resnet18", 256, 32, False)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        Encoder("small-cnn", 256, 30, False)
+    with pytest.raises(ValueError, match=r"features \(\.\.\., 8\)"):
+        transformer.context(torch.zeros(2, 7), torch.zeros(2, 6))

@@ -1,0 +1,104 @@
+"""The whole pipeline at tiny sizes, in a copy of the repository as a fresh clone would have it; takes some minutes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A new repository of all files that are in git or would be, without DVC's cache and anything built."""
+    folder = tmp_path_factory.mktemp("clone")
+    listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in filter(None, subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    # What this repository has computed must not help, nor its own temporary state.
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    call(folder, "git", "init", "--quiet")
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "clone")
+    return folder
+
+
+def call(folder, *command):
+    """Runs a command with this environment's programs first; its output, or a failure that shows the end of it."""
+    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def stale(folder):
+    """Names of the stages that `dvc repro` would run or that changed."""
+    return set(json.loads(call(folder, "dvc", "status", "--json")))
+
+
+def edit(folder, key, value):
+    yaml = YAML(pure=True)
+    mapping = inner = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    *path, last = key.split(".")
+    for part in path:
+        inner = inner[part]
+    inner[last] = value
+    yaml.dump(mapping, folder / "params.yaml")
+
+
+def test_pipeline(clone):
+    call(clone, "dvc", "pull", "data.dvc")
+    assert (clone / "data/scenes").is_dir()
+    call(clone, sys.executable, "-m", "lib.params", "use", "ci")
+
+    call(clone, "dvc", "repro")
+    assert stale(clone) == set()
+    again = call(clone, "dvc", "repro")
+    assert "Running stage" not in again and "up to date" in again
+    index = (clone / "build/book/index.html").read_text(encoding="utf-8")
+    for page in re.findall(r'href="([^"]+\.html)"', index):
+        text = (clone / "build/book" / page).read_text(encoding="utf-8")
+        assert not re.search(r"""(?:src|<link[^>]* href)=["']https?:""", text), f"{page} needs a network"
+
+    # An edit of one run reaches that run and what is made of the results, nothing else.
+    edit(clone, "runs.contextssl.overrides", {"context": {"mask_probability": 0.9}})
+    dependents = {"main_results", "compare"}
+    assert stale(clone) == {"pretrain@contextssl", "evaluate@contextssl"} | dependents
+    plan = set(re.findall(r"Running stage '(.+?)'", call(clone, "dvc", "repro", "--dry")))
+    assert plan == {"pretrain@contextssl", "evaluate@contextssl", "book"} | dependents
+
+    # The same stages run again from nothing give the same bytes.
+    edit(clone, "runs.contextssl.overrides", {})
+    before = (clone / "dvc.lock").read_bytes()
+    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "pretrain@contextssl")
+    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "evaluate@contextssl")
+    assert (clone / "dvc.lock").read_bytes() == before
+
+
+def test_changed_data_file_is_noticed(clone):
+    """Runs after `test_pipeline`, in its clone: a truncated input fails in one sentence and leaves no output."""
+    arrays = clone / "build/data/views.npz"
+    if not arrays.exists():
+        pytest.skip("the pipeline did not run")
+    content = arrays.read_bytes()
+    arrays.unlink()
+    arrays.write_bytes(content[: len(content) // 2])
+    failed = subprocess.run(
+        [sys.executable, "-m", "lib.run", "context"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
+    assert failed.returncode == 1
+    assert "views.npz" in failed.stderr.splitlines()[-1]

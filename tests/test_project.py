@@ -1,0 +1,152 @@
+"""What holds the repository together: pins, clean notebooks, and a pipeline that declares what it uses."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pytest
+from ruamel.yaml import YAML
+
+from lib import run
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+yaml = YAML(typ="safe", pure=True)
+STAGES = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+PARAMS = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+NOTEBOOK_STAGES = [name for name, stage in STAGES.items() if "lib.run" in stage["cmd"]]
+
+
+def pins():
+    """The requirements in environment.yml's pip section, as conda reads it."""
+    dependencies = yaml.load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    return next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def imported_files(source):
+    """Files of lib/ that a Python source imports, as paths relative to the root."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        paths = [Path(*name.split(".")).with_suffix(".py") for name in names if name.split(".")[0] == "lib"]
+        found |= {path for path in paths if (ROOT / path).is_file()}
+    return found
+
+
+def closure(source):
+    """`imported_files` of a source and of everything that these import."""
+    found, waiting = set(), imported_files(source)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting |= imported_files((ROOT / path).read_text(encoding="utf-8"))
+    return {str(path) for path in found}
+
+
+def python_of(notebook):
+    return "\n".join(
+        re.sub(r"(?m)^\s*[%!].*$", "pass", cell.source) for cell in notebook.cells if cell.cell_type == "code"
+    )
+
+
+def test_conda_and_make_install_the_same_pins():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    expression = re.search(r"sed -n '(.+?)' environment.yml", makefile)[1].replace("$$", "$")
+    by_make = subprocess.run(
+        ["sed", "-n", expression, ROOT / "environment.yml"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert by_make == pins()
+    assert [pin for pin in pins() if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin)] == []
+
+
+@pytest.mark.parametrize("pin", pins())
+def test_environment_has_the_pins(pin):
+    name, version = pin.split("==")
+    assert metadata.version(name).split("+")[0] == version, "run `make` to bring the environment up to its pins"
+
+
+def test_code_is_clean():
+    checked = subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", ROOT], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert [cell.id for cell in notebook.cells] == [f"cell-{n:02}" for n in range(1, len(notebook.cells) + 1)]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.id for cell in code if cell.outputs or cell.execution_count is not None] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_reads_only_its_declared_settings(path):
+    """`defaults`, all of params.yaml, serves the parameters cell alone; elsewhere it would slip past DVC."""
+    users = [
+        cell.id
+        for cell in read(path).cells
+        if cell.cell_type == "code" and re.search(r"\bdefaults\s*\[", cell.source)
+        if "parameters" not in cell.metadata.get("tags", [])
+    ]
+    assert users == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_results_in_prose_are_computed(path):
+    """No `.73`, `73.3 %` or `0.734` in markdown, which would go stale; the paper's own numbers name their place."""
+    typed = []
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"(?s)```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\([^)]*https?://[^)]*\)", "", cell.source)
+            for sentence in re.split(r"(?<=[.;:])\s|\n", text):
+                if not re.search(r"paper|released|table|figure|section|appendix|eq\.|equation", sentence, re.I):
+                    typed += re.findall(r"(?<![\w.])(?:0?\.\d{2,}|\d+\.\d+ ?%)(?![\w.])", sentence)
+    assert typed == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOK_STAGES)
+def test_stage_and_notebook_agree(name):
+    items = {item: PARAMS["select"]["runs"][0] for item in STAGES[name].get("matrix", {})}
+    stage = run.stage_of({"stages": STAGES}, name, items)
+    values = run.declared_values(PARAMS, stage["params"], items)
+    run.check_names(stage["notebook"], run.parameter_names(read(ROOT / stage["notebook"])), values)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_depends_on_what_it_imports(name):
+    """Exactly: one file too few gives stale results, one too many recomputes for nothing."""
+    declared = {dep for dep in STAGES[name]["deps"] if dep.startswith("lib")}
+    if name in NOTEBOOK_STAGES:
+        notebook = next(dep for dep in STAGES[name]["deps"] if dep.startswith("notebooks/"))
+        used = closure(python_of(read(ROOT / notebook)))
+    else:
+        module = STAGES[name]["cmd"].split()[-1].replace(".", "/") + ".py"
+        used = closure((ROOT / module).read_text(encoding="utf-8")) | {module}
+    assert sorted(declared) == sorted(used)
+
+
+def test_every_notebook_is_a_stage():
+    used = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith("notebooks/")}
+    assert used == {f"notebooks/{path.name}" for path in NOTEBOOKS}
+
+
+def test_store_is_small():
+    files = [path for path in (ROOT / ".dvc/store").rglob("*") if path.is_file()]
+    assert files, "the pinned data is missing from .dvc/store; run `dvc push data.dvc`"
+    assert sum(path.stat().st_size for path in files) <= 30e6

@@ -1,0 +1,150 @@
+"""The runner of notebooks, on tiny notebooks in a folder of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from lib import run
+
+ROOT = Path(__file__).parents[1]
+
+PIPELINE = """
+stages:
+  tiny:
+    matrix: {run: [contextssl, simclr]}
+    cmd: python -m lib.run tiny run=${item.run}
+    deps: [notebooks/tiny.ipynb]
+    params: [pretrain, model, "runs.${item.run}"]
+    outs:
+      - build/tiny/${item.run}
+      - build/notebooks/tiny-${item.run}.ipynb: {push: false}
+"""
+PARAMETERS = "run = None\npretrain: dict = {}\nmodel = {}\nruns = {}"
+WORK = """
+import os, sys, time
+from pathlib import Path
+from tqdm import tqdm
+import lib.params
+folder = Path("build/tiny", run)
+folder.mkdir(parents=True, exist_ok=True)
+for step in tqdm(range(3), mininterval=0):
+    time.sleep(0.01)
+    print("step", step)
+(folder / "result.txt").write_text(repr([pretrain["weight_decay"], model["pretrained"], list(runs), run]))
+print(os.environ["OMP_NUM_THREADS"], os.environ["PYTHONHASHSEED"], Path(lib.params.__file__).parent.parent)
+(folder / "python.txt").write_text(sys.executable)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A repository of one stage; `make(parameters, work)` writes its notebook."""
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    settings = (ROOT / "profiles/ci.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(settings.replace("weight_decay: 1e-3 ", "weight_decay: 5e-5 "))
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def make(folder, parameters=PARAMETERS, work=WORK):
+    cells = [v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), v4.new_code_cell(work)]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number:02}"
+    nbformat.write(v4.new_notebook(cells=cells), folder / "notebooks/tiny.ipynb")
+
+
+def execute(folder, *arguments):
+    # Threads and figures of the caller must not reach the notebook.
+    environment = os.environ | {"OMP_NUM_THREADS": "7", "MPLBACKEND": "agg"}
+    command = [sys.executable, "-m", "lib.run", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_parameters_arrive_typed_and_bytes_are_stable(folder):
+    make(folder)
+    first = execute(folder, "tiny", "run=simclr")
+    assert first.returncode == 0, first.stderr
+    assert (folder / "build/tiny/simclr/result.txt").read_text() == "[5e-05, False, ['simclr'], 'simclr']"
+    # As a path, not resolved: a venv's python is a link.
+    assert Path((folder / "build/tiny/simclr/python.txt").read_text()).parent == Path(sys.executable).parent
+    # A stage that does not declare `device` has one thread; the bar reaches the terminal, not the notebook.
+    executed = folder / "build/notebooks/tiny-simclr.ipynb"
+    assert f"1 0 {folder}" in first.stdout
+    assert "3/3" in first.stderr and "3/3" not in executed.read_text()
+
+    before = executed.read_bytes()
+    executed.unlink()
+    assert execute(folder, "tiny", "run=simclr").returncode == 0
+    assert executed.read_bytes() == before
+
+
+def test_failing_notebook_leaves_nothing_that_looks_finished(folder):
+    make(folder, work=WORK + "\nraise ValueError('data/x.npz is truncated; run `dvc pull`.')")
+    old = folder / "build/tiny/simclr/old.txt"
+    old.parent.mkdir(parents=True)
+    old.write_text("of an earlier run")
+    failed = execute(folder, "tiny", "run=simclr")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1] == "ValueError: data/x.npz is truncated; run `dvc pull`."
+    assert "build/.scratch/failed/tiny-simclr.ipynb" in failed.stderr
+    assert (folder / "build/.scratch/failed/tiny-simclr.ipynb").is_file()
+    assert [path.name for path in (folder / "build/tiny/simclr").iterdir()] == ["old.txt"]
+    assert not (folder / "build/notebooks/tiny-simclr.ipynb").exists()
+
+
+def test_notebook_that_makes_nothing_fails(folder):
+    make(folder, work="print(run)")
+    failed = execute(folder, "tiny", "run=simclr")
+    assert failed.returncode == 1
+    assert "notebooks/tiny.ipynb ended without making build/tiny/simclr." in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (PARAMETERS + "\ncontext = {}", "has context, which its stage does not declare; make the two agree."),
+        (
+            PARAMETERS.replace("model = {}", ""),
+            "lacks model, which its stage in dvc.yaml declares; make the two agree.",
+        ),
+    ],
+)
+def test_names_in_the_notebook_must_be_those_declared(folder, monkeypatch, parameters, sentence):
+    make(folder, parameters)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=sentence):
+        run.run("tiny", {"run": "simclr"})
+    assert not (folder / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "items", "sentence"),
+    [
+        ("tiniest", {}, "dvc.yaml has no stage 'tiniest'; it has: tiny."),
+        ("tiny", {}, "usage: python -m lib.run tiny run=..."),
+        ("tiny", {"run": "x"}, "declares the parameter 'runs.x', which params.yaml does not have."),
+    ],
+)
+def test_stage_and_items_must_exist(folder, monkeypatch, stage, items, sentence):
+    make(folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError) as error:
+        run.run(stage, items)
+    assert sentence in str(error.value)
+
+
+def test_wrong_params_stop_everything_before_it_starts(folder):
+    make(folder)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("mask_probability: 0.5", "mask_probability: 1.5"))
+    failed = execute(folder, "tiny", "run=simclr")
+    assert failed.returncode == 1
+    assert "context.mask_probability is 1.5; it must be at least 0 and below 1." in failed.stderr
+    assert not (folder / "build").exists()
