@@ -72,9 +72,9 @@ def published_points(ax: Axes, values: Mapping[str, float], lengths: Sequence[st
         ax.plot(*zip(*shown), color=color, label=label, **look)
 
 
-def floor_line(ax: Axes, value: float, label: str = "floor: a constant") -> None:
-    """Dotted line at the score of the best constant predictor."""
-    ax.axhline(value, color="0.4", linestyle=":", linewidth=1.2, label=label, zorder=0)
+def floor_line(ax: Axes, value: float, label: str = "floor: a constant", linestyle: str = ":") -> None:
+    """Horizontal line at the score of the best constant predictor."""
+    ax.axhline(value, color="0.4", linestyle=linestyle, linewidth=1.2, label=label, zorder=0)
 
 
 def pose_error(q: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -142,6 +142,18 @@ def format_mean_std(numbers: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if np.isfinite(std) else "")
 
 
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table: fractions with three digits, missing cells empty, numbers to the right."""
+
+    def text(cell: object) -> str:
+        if pd.isna(cell):
+            return ""
+        return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+    align = ["right" if pd.api.types.is_numeric_dtype(kind) else "left" for kind in frame.dtypes]
+    return frame.astype(object).map(text).to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
 def write_table(frame: pd.DataFrame, stem: str | Path, title: str, notes: Sequence[str] = ()) -> None:
     """Write a table as ``<stem>.csv`` (the frame as it is) and ``<stem>.md`` (title, table, notes).
 
@@ -153,5 +165,5 @@ def write_table(frame: pd.DataFrame, stem: str | Path, title: str, notes: Sequen
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.4f", lineterminator="\n")
-    lines = [f"# {title}", "", frame.to_markdown(index=False, floatfmt=".3f", missingval=""), ""]
-    stem.with_suffix(".md").write_text("\n".join(lines + [f"- {n}" for n in notes]).rstrip() + "\n", encoding="utf-8")
+    lines = [f"# {title}", "", markdown(frame), "", *(f"- {note}" for note in notes)]
+    stem.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
