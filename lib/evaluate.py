@@ -18,7 +18,6 @@ from lib.probes import Split
 
 #: Kinds of context: pairs with only rotation in their actions, only color, or no action at all.
 KINDS = ("rotation", "color", "none")
-PROBES = ("paper", "linear", "strong")
 
 
 def masked_action(actions: Tensor, kind: str) -> Tensor:
@@ -94,8 +93,9 @@ def context_caches(model, views, settings, device: torch.device) -> dict[str, Co
 def _latents(tables: Tensor, splits: dict[str, Split], sources: dict[str, Tensor], settings, report) -> list[dict]:
     """For each of G tables: probe -> source -> r2_<group>."""
     results = [{} for _ in tables]
-    for probe in PROBES:
-        prediction = probes.predict_latents(probe, tables, *splits.values(), settings, settings.sample_seed)
+    for probe, prediction in probes.predict_latents(
+        tables, *splits.values(), settings, settings.sample_seed
+    ).items():
         for g, result in enumerate(results):
             result[probe] = {
                 source: {
@@ -104,7 +104,7 @@ def _latents(tables: Tensor, splits: dict[str, Split], sources: dict[str, Tensor
                 }
                 for source, keep in sources.items()
             }
-        report()
+    report()
     return results
 
 
@@ -181,7 +181,7 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
 
     # 3. Embeddings, once for each context: no context is one cell, whatever its kind.
     cells = [("none", 0), *((kind, n) for kind in KINDS for n in lengths[1:])] if contextual else [("none", 0)]
-    with tqdm(total=1 + len(cells) + 2 * (2 * len(PROBES) + 1), mininterval=1, desc=f"evaluate seed {seed}") as bar:
+    with tqdm(total=1 + len(cells) + 2 * (2 + 1), mininterval=1, desc=f"evaluate seed {seed}") as bar:
         features = encode(model, views, needed, device)
         bar.update()
         if contextual:

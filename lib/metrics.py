@@ -8,7 +8,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor
 
 #: Probe -> suffix of the keys in results/metrics.json.
-PROBE_SUFFIX = {"paper": "", "linear": "_linear_probe", "strong": "_strong_probe"}
+PROBE_SUFFIX = {"paper": "", "linear": "_linear_probe", "ridge": "_ridge_probe", "strong": "_strong_probe"}
 #: What follows the name of a measure in results/metrics.json where it is read from unseen real meshes.
 REAL_MESHES = "_real_meshes"
 
@@ -70,7 +70,7 @@ def summary(main: Mapping, baseline: Mapping | None = None) -> dict:
 
     ``adaptation.<context's group>.<r2_rotation|r2_color>.c<length>`` is the individual-latent R² (mean over the
     components of the group, 0 is a constant) of unseen parametric objects, read from the predictor's embedding by the
-    paper's probe; ``adaptation_linear_probe`` and ``adaptation_strong_probe`` by the other two;
+    paper's probe; ``adaptation_linear_probe``, ``adaptation_ridge_probe``, ``adaptation_strong_probe``: by the others;
     ``adaptation_real_meshes...`` of unseen real meshes (which take the plain names where there is nothing else, as in
     the real 3DIEBench). ``relative_pooled`` is the paper's own measure (Tables 6, 7),
     ``mrr`` the retrieval of Table 1 without the identity query, ``top1.<representation of a run>`` the linear

@@ -4,13 +4,18 @@ The embeddings of one checkpoint at all context kinds and lengths are G tables o
 are trained together: one batched matrix product for each layer, the same initial weights and batches for every head,
 and each head keeps the weights of its own best epoch.
 
-Three probes (table `PROBES`):
+Four probes, the weakest first:
 
-======  =============================  ===========================================================================
+======  =============================  ============================================================================
 paper   rotation: MLP, color: linear   Adam on the squared error; embeddings L2-normalized, not standardized (release)
-linear  both linear                    ridge regression in closed form; penalty chosen on validation
+linear  both linear                    the paper's color head for both groups
+ridge   both linear                    in closed form, penalty chosen on validation; hears whispers, see below
 strong  both MLP                       Adam; embeddings standardized, so directions of little variance are heard too
-======  =============================  ===========================================================================
+======  =============================  ============================================================================
+
+A head trained by gradient steps on unit vectors learns a direction at a speed that grows with its variance, so what
+lies in directions of hardly any variance stays unread; `ridge` with a small penalty and `strong` read it. The first two
+measure what an embedding says aloud, the last two what is left in it at all.
 """
 
 from collections.abc import Sequence
@@ -23,6 +28,8 @@ from torch import Tensor
 from lib.data import GROUPS
 
 Layers = list[tuple[Tensor, Tensor]]
+
+PROBES = ("paper", "linear", "ridge", "strong")
 
 
 @dataclass(frozen=True)
@@ -151,51 +158,40 @@ def ridge(
 
 
 def predict_latents(
-    probe: str, tables: Tensor, train: Split, validation: Split, test: Split, settings, seed: int
-) -> Tensor:
-    """Predictions of one probe for the test samples.
+    tables: Tensor, train: Split, validation: Split, test: Split, settings, seed: int
+) -> dict[str, Tensor]:
+    """Predictions of every probe for the test samples.
 
     Targets are standardized by the training statistics inside the loss, so that all components count alike, and the
     predictions are returned in the original units.
 
     Args:
-        probe: ``paper``, ``linear`` or ``strong``, see the head of this module.
         tables: (G, N, E) L2-normalized embeddings.
         train, validation, test: samples with (M, 6) targets, columns as in ``lib.data.GROUPS``.
         settings: the ``evaluate`` section. seed: of the heads.
 
     Returns:
-        (G, M, 6).
-
-    Raises:
-        ValueError: the probe is unknown.
+        For each of `PROBES` (G, M, 6).
     """
     groups = list(GROUPS.values())
-    if probe == "linear":
-        return ridge(tables, train, validation, test, settings.ridge_penalties, groups)
     mean, std = train.target.mean(0), train.target.std(0).clamp(min=1e-6)
     scaled = [Split(s.rows, (s.target - mean) / std) for s in (train, validation)]
-    if probe == "strong":
-        tables = standardize(tables, train.rows)
-        fitted = fit_heads(
-            tables, *scaled, settings.probe_widths, len(mean), groups, settings.probe_epochs, settings, seed
-        )
-        outputs = [forward(layers, test.inputs(tables))[..., columns] for layers, columns in zip(fitted, groups)]
-    elif probe == "paper":
-        outputs = []
-        for group, columns in GROUPS.items():
-            # A linear head sees inputs of norm 1 and takes small steps: it needs, and can afford, more epochs.
-            widths, epochs = (
-                (settings.probe_widths, settings.probe_epochs) if group == "rotation"
-                else ((), settings.probe_linear_epochs)
-            )
-            parts = [Split(s.rows, s.target[:, columns]) for s in scaled]
-            size = parts[0].target.shape[1]
-            (layers,) = fit_heads(tables, *parts, widths, size, [slice(None)], epochs, settings, seed)
-            outputs.append(forward(layers, test.inputs(tables)))
-    else:
-        raise ValueError(f"The probe must be 'paper', 'linear' or 'strong'; got {probe!r}.")
-    return torch.cat(outputs, dim=-1) * std + mean
+
+    def heads(tables: Tensor, widths: Sequence[int], epochs: int) -> Tensor:
+        fitted = fit_heads(tables, *scaled, widths, len(mean), groups, epochs, settings, seed)
+        inputs = test.inputs(tables)
+        return torch.cat([forward(layers, inputs)[..., c] for layers, c in zip(fitted, groups)], -1) * std + mean
+
+    # A linear head sees inputs of norm 1 and takes small steps: it needs, and can afford, more epochs.
+    linear = heads(tables, (), settings.probe_linear_epochs)
+    mlp = heads(tables, settings.probe_widths, settings.probe_epochs)
+    rotation, color = GROUPS["rotation"], GROUPS["color"]
+    return {
+        "paper": torch.cat([mlp[..., rotation], linear[..., color]], dim=-1),
+        "linear": linear,
+        "ridge": ridge(tables, train, validation, test, settings.ridge_penalties, groups),
+        "strong": heads(standardize(tables, train.rows), settings.probe_widths, settings.probe_epochs),
+    }
 
 
 def predict_classes(

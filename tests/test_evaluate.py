@@ -73,17 +73,30 @@ def relation():
     return tables, [Split(r, latents[r[:, 0]]) for r in rows], latents
 
 
-@pytest.mark.parametrize("probe", evaluate.PROBES)
-def test_probes_read_what_is_there_and_nothing_from_noise(relation, probe):
+def test_probes_read_what_is_there_and_nothing_from_noise(relation):
     tables, splits, _ = relation
     settings = dataclasses.replace(
         SETTINGS, probe_widths=(64,), probe_epochs=60, probe_linear_epochs=200, probe_batch=100,
         probe_learning_rate=1e-2,
     )
-    prediction = probes.predict_latents(probe, tables, *splits, settings, 0)
-    linear, _, noise = (metrics.r2(p, splits[-1].target)["per_component"] for p in prediction)
-    assert linear.min() > 0.75
-    assert noise.max() < 0.05 and noise.mean() > -0.1
+    predictions = probes.predict_latents(tables, *splits, settings, 0)
+    assert tuple(predictions) == probes.PROBES
+    for probe, prediction in predictions.items():
+        linear, _, noise = (metrics.r2(p, splits[-1].target)["per_component"] for p in prediction)
+        assert linear.min() > 0.75, probe
+        assert noise.max() < 0.05 and noise.mean() > -0.1, probe
+
+
+def test_ridge_hears_a_whisper_that_the_gradient_probe_does_not():
+    """The same latents a hundred times quieter: all there for the closed form, silent for a few gradient steps."""
+    generator = torch.Generator().manual_seed(0)
+    latents, loud = torch.randn(1400, 6, generator=generator), torch.randn(1400, 6, generator=generator)
+    tables = F.normalize(torch.cat([loud, latents / 100], 1), dim=1)[None]
+    splits = [Split(r, latents[r[:, 0]]) for r in torch.arange(1400)[:, None].split([1000, 200, 200])]
+    settings = dataclasses.replace(SETTINGS, probe_linear_epochs=5, ridge_penalties=(1e-6, 1.0))
+    found = probes.predict_latents(tables, *splits, settings, 0)
+    r2 = {probe: metrics.r2(p[0], splits[-1].target)["mean"] for probe, p in found.items()}
+    assert r2["ridge"] > 0.6 and r2["linear"] < 0.1
 
 
 def test_mlp_reads_what_a_linear_probe_cannot():
@@ -93,10 +106,8 @@ def test_mlp_reads_what_a_linear_probe_cannot():
     settings = dataclasses.replace(
         SETTINGS, probe_widths=(64,), probe_epochs=60, probe_batch=50, probe_learning_rate=1e-2
     )
-    strong, weak = (
-        metrics.r2(probes.predict_latents(p, x[None], *splits, settings, 0)[0], splits[-1].target)["mean"]
-        for p in ("strong", "linear")
-    )
+    found = probes.predict_latents(x[None], *splits, settings, 0)
+    strong, weak = (metrics.r2(found[p][0], splits[-1].target)["mean"] for p in ("strong", "linear"))
     assert strong > 0.8 and weak < 0.1
 
 
