@@ -118,6 +118,7 @@ class Context:
     """What a context is made of and what is hidden in it; the released code's readings are switches (section 3.2)."""
 
     mask_probability: Annotated[float, Range(at_least=0, below=1)]
+    mask_probability_end: Annotated[float, Range(at_least=0, below=1)]
     mask_unit: Literal["token", "pair"]
     mask_per_layer: bool
     negatives: Literal["context", "batch"]

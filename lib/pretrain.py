@@ -88,12 +88,16 @@ class ContextSSLStep(nn.Module):
         super().__init__()
         self.model, self.params, self.groups = model, params, groups
 
-    def forward(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
         """Losses of B fresh contexts.
 
         Args:
             images: (O, V, H, W, 3) uint8. targets: (O, V, A) quaternion and hues.
             generator: on the CPU; the source of pairs, groups and masks.
+            progress: share of the training that is done; the mask probability moves with it from its first to its
+                last value. Late contexts are then nearly whole, as they are when the trained model is asked.
 
         Returns:
             ``loss`` (weighted sum), ``info_nce`` and ``auxiliary``, scalars.
@@ -110,9 +114,10 @@ class ContextSSLStep(nn.Module):
         features = interleave(z[pairs.x], z[pairs.y])
         actions = interleave(a, torch.zeros_like(a))
 
+        p = context.mask_probability + progress * (context.mask_probability_end - context.mask_probability)
         draws = self.params.model.layers if context.mask_per_layer else 1
         masks = [
-            random_context_mask(contexts, tokens, context.mask_probability, context.mask_unit, generator).to(device)
+            random_context_mask(contexts, tokens, p, context.mask_unit, generator).to(device)
             for _ in range(draws)
         ]
         h = model.predictor(features, actions, masks * (self.params.model.layers // draws))
@@ -135,8 +140,10 @@ class SimCLRStep(nn.Module):
         super().__init__()
         self.model, self.params = model, params
 
-    def forward(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Loss of (O, V, H, W, 3) uint8 images, views 2k and 2k + 1 of an object being a pair; targets are not used."""
+    def forward(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """Loss of (O, V, H, W, 3) uint8 images, views 2k and 2k + 1 of an object being a pair; the rest is not used."""
         projections = self.model.projector(self.model.encoder(images.flatten(0, 1)))
         z1, z2 = projections.unflatten(0, (-1, 2)).unbind(1)
         return {"loss": losses.nt_xent(z1, z2, self.params.pretrain.temperature)}
@@ -237,7 +244,7 @@ def pretrain(
     for step in range(start, spec.steps):
         rows = _draw(views, objects, params, generator)
         images = fabric.to_device(views.images[rows.flatten()].unflatten(0, rows.shape))
-        parts = module(images, fabric.to_device(targets[rows]), generator)
+        parts = module(images, fabric.to_device(targets[rows]), generator, step / spec.steps)
         if not torch.isfinite(parts["loss"]):
             raise FloatingPointError(
                 f"The loss of {label} is {parts['loss'].item()} at step {step}; lower pretrain.learning_rate "

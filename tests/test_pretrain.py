@@ -77,7 +77,7 @@ def test_the_other_group_of_an_action_never_reaches_the_model(views, monkeypatch
     images, targets = views.images[:36].unflatten(0, (6, 6))[:, :4], views.targets[:36].unflatten(0, (6, 6))[:, :4]
     recolored = targets.clone()
     recolored[..., 4:] = torch.rand_like(recolored[..., 4:])
-    losses = [step(images, t, torch.Generator().manual_seed(1)) for t in (targets, recolored, targets.flip(0))]
+    losses = [step(images, t, torch.Generator().manual_seed(1), 0.5) for t in (targets, recolored, targets.flip(0))]
     assert torch.equal(losses[0]["loss"], losses[1]["loss"])
     assert not torch.equal(losses[0]["loss"], losses[2]["loss"])
 
