@@ -221,7 +221,7 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
                         result["r2"][label][kind][c][task] = found[g]
             table = features[None] if label == "representation" else table
             splits = tasks["class"].values()
-            predicted = probes.predict_classes(table, *splits, len(views.classes), settings, settings.sample_seed)
+            predicted = probes.predict_classes(table, *splits, len(views.classes), settings)
             right = (predicted == tasks["class"]["test"].target).float()
             top1 = [{s: r[keep].mean().item() for s, keep in sources.items()} for r in right]
             result["top1"][label] = (

@@ -109,7 +109,8 @@ def neighbor_grid(
         images, latents = arrays["images"][example], arrays["latents"][example]
         axes = block.subplots(
             len(lengths), len(widths), squeeze=False,
-            gridspec_kw={"width_ratios": widths, "wspace": 0.08, "hspace": 0.3, "left": 0.1, "right": 0.99},
+            gridspec_kw={"width_ratios": widths, "wspace": 0.08, "hspace": 0.3, "left": 0.1, "right": 0.99,
+                         "top": 0.94, "bottom": 0.03},
         )  # fmt: skip
         for ax in axes.flat:
             ax.set(xticks=[], yticks=[])
@@ -132,7 +133,7 @@ def neighbor_grid(
                     for spine in ax.spines.values():
                         spine.set(visible=True, color=RIGHT if right else WRONG, linewidth=3 if right else 1)
                     ax.set_xlabel(f"{pose:.0f}° · hue {hue:.2f}", fontsize=7, labelpad=2)
-        axes[-1, 0].set_xlabel(f"{arrays['source'][example]} object", fontsize="small", loc="left")
+        axes[0, 0].set_xlabel(f"{arrays['source'][example]} object", fontsize="small", loc="left")
     return fig
 
 

@@ -195,14 +195,36 @@ def predict_latents(
 
 
 def predict_classes(
-    tables: Tensor, train: Split, validation: Split, test: Split, classes: int, settings, seed: int
+    tables: Tensor, train: Split, validation: Split, test: Split, classes: int, settings
 ) -> Tensor:
-    """Multinomial logistic regression on standardized inputs (Adam, best epoch on validation): (G, M) classes.
+    """Multinomial logistic regression by L-BFGS; each table chooses its penalty on validation: (G, M) classes.
 
-    Standardizing changes nothing that a linear probe could express, only how soon Adam gets there.
+    Run (nearly) to convergence: a probe that stops early favors representations whose classes lie in loud directions.
+    Inputs are standardized, which changes nothing that a linear probe could express. The objective is the mean
+    cross-entropy plus penalty / (2 N) * |W|^2, as scikit-learn has it with C = 1 / penalty, for all tables at once.
     """
     tables = standardize(tables, train.rows)
-    (layers,) = fit_heads(
-        tables, train, validation, (), classes, [slice(None)], settings.probe_epochs, settings, seed
-    )
-    return forward(layers, test.inputs(tables)).argmax(-1)
+    x, y, count = train.inputs(tables), train.target.repeat(len(tables)), len(train.target)
+    weight = x.new_zeros(len(tables), x.shape[-1], classes, requires_grad=True)
+    bias = x.new_zeros(len(tables), 1, classes, requires_grad=True)
+    best = x.new_full((len(tables),), -1.0)
+    predicted = torch.zeros(len(tables), len(test.target), dtype=torch.int64, device=x.device)
+    # From the strongest penalty to the weakest, each from where the one before ended.
+    for penalty in sorted(settings.ridge_penalties, reverse=True):
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+        def objective(penalty=penalty, optimizer=optimizer) -> Tensor:
+            optimizer.zero_grad()
+            logits = torch.baddbmm(bias, x, weight).flatten(0, 1)
+            loss = (F.cross_entropy(logits, y, reduction="sum") + penalty / 2 * weight.square().sum()) / count
+            loss.backward()
+            return loss
+
+        optimizer.step(objective)
+        layers = [(weight.detach(), bias.detach())]
+        right = forward(layers, validation.inputs(tables)).argmax(-1) == validation.target
+        score = right.float().mean(-1)
+        better = score > best
+        best = torch.maximum(score, best)
+        predicted[better] = forward(layers, test.inputs(tables)).argmax(-1)[better]
+    return predicted

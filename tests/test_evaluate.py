@@ -347,3 +347,22 @@ def test_pose_and_hue_errors():
     quarter = np.array([0, 0, np.sin(np.pi / 4), np.cos(np.pi / 4)])
     assert plotting.pose_error(quarter, np.array([0, 0, 0, -1.0])) == pytest.approx(90)
     assert plotting.hue_error(np.array([0.95, 0.5]), np.array([0.05, 0.5])) == pytest.approx(0.05)
+
+
+def test_classes_are_those_of_scikit_learn_at_the_penalty_chosen_on_validation():
+    from sklearn.linear_model import LogisticRegression
+
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(600) % 3
+    tables = torch.randn(2, 600, 5, generator=generator)
+    tables[0, :, :3] += 1.5 * F.one_hot(label, 3)
+    splits = [Split(r, label[r[:, 0]]) for r in torch.arange(600)[:, None].split([300, 100, 200])]
+    settings = dataclasses.replace(SETTINGS, ridge_penalties=(10.0, 0.1))
+    ours = probes.predict_classes(tables, *splits, 3, settings)
+    x = probes.standardize(tables, splits[0].rows).numpy()
+    for table, found in zip(x, ours):
+        models = [LogisticRegression(C=1 / p, max_iter=500).fit(table[:300], label[:300]) for p in (10.0, 0.1)]
+        best = max(models, key=lambda m: m.score(table[300:400], label[300:400]))
+        assert (found.numpy() == best.predict(table[400:])).mean() > 0.98
+    right = (ours == splits[-1].target).float().mean(-1)
+    assert right[0] > 0.7 and abs(right[1] - 1 / 3) < 0.15

@@ -64,7 +64,7 @@ def test_numbers_are_typed_as_declared(tmp_path):
     file = tmp_path / "params.yaml"
     text = PROFILES["laptop"].read_text(encoding="utf-8")
     file.write_text(
-        text.replace("weight_decay: 1e-3 ", "weight_decay: 5e-5 ").replace("fraction: 0.1 ", "fraction: 0 ")
+        text.replace("weight_decay: 0.3 ", "weight_decay: 5e-5 ").replace("fraction: 0.1 ", "fraction: 0 ")
     )
     pretrain = params.load(file).pretrain
     assert pretrain.weight_decay == 5e-5
@@ -146,7 +146,7 @@ def test_files_that_are_absent_or_no_yaml(tmp_path):
 
 def test_overrides_are_merged_for_their_run_alone():
     settings = params.load(PROFILES["laptop"])
-    settings.runs["simclr"].overrides["context"] = {"mask_probability": 0.9}
+    settings.runs["simclr"].overrides["context"]["mask_probability"] = 0.9
     assert params.resolve(settings, "simclr").context.mask_probability == 0.9
     assert params.resolve(settings, "contextssl").context.mask_probability == 0.5
     with pytest.raises(ValueError, match="'simcrl' is an unknown run; did you mean simclr?"):
