@@ -87,7 +87,7 @@ def test_pipeline(clone):
 
 
 def test_changed_data_file_is_noticed(clone):
-    """Runs after `test_pipeline`, in its clone: a truncated input fails in one sentence and leaves no output."""
+    """Runs after `test_pipeline`, in its clone: a truncated input fails in one sentence that names it."""
     arrays = clone / "build/data/views.npz"
     if not arrays.exists():
         pytest.skip("the pipeline did not run")
@@ -95,7 +95,7 @@ def test_changed_data_file_is_noticed(clone):
     arrays.unlink()
     arrays.write_bytes(content[: len(content) // 2])
     failed = subprocess.run(
-        [sys.executable, "-m", "lib.run", "context"],
+        [sys.executable, "-m", "lib.run", "pretrain", "run=simclr"],
         cwd=clone,
         capture_output=True,
         text=True,
