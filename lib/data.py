@@ -6,7 +6,8 @@ Quaternions are scalar last (x, y, z, w). Individual ones are canonical (w >= 0)
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class Views:
     source: np.ndarray  # str (O,): parametric (generated) or real (modelled by people)
     mesh: np.ndarray  # str (O,): shared by the shape variants of one mesh
     views: int
+    groups: Mapping[str, slice] = field(default_factory=lambda: GROUPS)  # where each group lies in an action
+    action: Callable[[Tensor, Tensor], Tensor] = action  # of targets (..., A) and (..., A): from the first to the second
 
     def objects(self, split: str, source: str | None = None) -> Tensor:
         """Ids int64 (n,) of the objects in a split, of one source or of all."""

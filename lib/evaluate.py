@@ -1,30 +1,28 @@
 """Evaluation of a checkpoint: latents, classes and neighbors, read at every kind and length of context.
 
 What is evaluated (`evaluate_run`): the *representation*, the encoder's features, which know no context, and the
-*embedding*, which for ContextSSL is the predictor's output h(y | C) of a single image appended to a context C, and for
-SimCLR the projector's output (one "context": none, of length 0).
+*embedding*, which for models with a context transformer is its output h(y | C) of a single image appended to a context
+C, and for the others the space that their objective compares (one "context": none, of length 0).
 """
+
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib import metrics, probes, retrieval
-from lib.data import GROUPS, action
-from lib.models import ContextCache
+from lib.models import ContextCache, sphere
 from lib.probes import Split
 
-#: Kinds of context: pairs with only rotation in their actions, only color, or no action at all.
-KINDS = ("rotation", "color", "none")
 
-
-def masked_action(actions: Tensor, kind: str) -> Tensor:
-    """The action as a context of this kind shows it: the columns of other groups are zero."""
+def masked_action(actions: Tensor, kind: str, groups: Mapping[str, slice]) -> Tensor:
+    """The action as a context of this kind shows it: the columns of other groups are zero, of all for ``none``."""
     shown = torch.zeros_like(actions)
     if kind != "none":
-        shown[..., GROUPS[kind]] = actions[..., GROUPS[kind]]
+        shown[..., groups[kind]] = actions[..., groups[kind]]
     return shown
 
 
@@ -61,19 +59,28 @@ def encode(model, views, rows: Tensor, device: torch.device, batch: int = 512) -
 
 
 @torch.no_grad()
-def embed(predictor, features: Tensor, actions: Tensor | None, cache: ContextCache, batch: int = 4096) -> Tensor:
-    """Normalized embeddings of query tokens, each alone after one context; a y-token has the action zero.
+def embed(
+    model: nn.Module, features: Tensor, actions: Tensor | None, cache: ContextCache | None, batch: int = 4096
+) -> Tensor:
+    """Normalized embeddings of views, or predictions of them from another view and an action.
 
     Args:
-        features: (M, F). actions: (M, A), or None for y-tokens. cache: of the context, any length.
+        model: with a context transformer ``predictor``, or a baseline.
+        features: (M, F). actions: (M, A), or None for the views themselves (y-tokens, whose action is zero).
+        cache: of the context, any length; None for a baseline.
 
     Returns:
         (M, E), L2-normalized.
     """
-    if actions is None:
-        actions = features.new_zeros(len(features), predictor.action_dim)
-    parts = zip(features.split(batch), actions.split(batch))
-    return F.normalize(torch.cat([predictor.read(f, a, cache) for f, a in parts]), dim=-1)
+    found = []
+    for at in torch.arange(len(features), device=features.device).split(batch):
+        z, a = features[at], None if actions is None else actions[at]
+        if cache is not None:
+            a = z.new_zeros(len(z), model.predictor.action_dim) if a is None else a
+            found.append(model.predictor.read(z, a, cache))
+        else:
+            found.append(model.embed(z) if a is None else model.predict(z, a))
+    return F.normalize(torch.cat(found), dim=-1)
 
 
 @torch.no_grad()
@@ -81,26 +88,29 @@ def context_caches(model, views, settings, device: torch.device) -> dict[str, Co
     """Keys and values of the longest context of each kind; every shorter context is a prefix of them."""
     rows = context_pairs(views, settings)
     features = encode(model, views, rows.flatten(), device)
-    actions = action(views.targets[rows[:, 0]], views.targets[rows[:, 1]]).to(device)
+    actions = views.action(views.targets[rows[:, 0]], views.targets[rows[:, 1]]).to(device)
     caches = {}
-    for kind in KINDS:
-        x = masked_action(actions, kind)
+    for kind in settings.context_kinds:
+        x = masked_action(actions, kind, views.groups)
         tokens = torch.stack([x, torch.zeros_like(x)], dim=1).flatten(0, 1)
         caches[kind] = model.predictor.context(features, tokens)
     return caches
 
 
-def _latents(tables: Tensor, splits: dict[str, Split], sources: dict[str, Tensor], settings, report) -> list[dict]:
+def _latents(
+    tables: Tensor, splits: dict[str, Split], sources: dict[str, Tensor], groups: Mapping[str, slice], settings,
+    report: Callable[[], object],
+) -> list[dict]:
     """For each of G tables: probe -> source -> r2_<group>."""
     results = [{} for _ in tables]
     for probe, prediction in probes.predict_latents(
-        tables, *splits.values(), settings, settings.sample_seed
+        tables, *splits.values(), groups, settings, settings.sample_seed
     ).items():
         for g, result in enumerate(results):
             result[probe] = {
                 source: {
                     f"r2_{group}": metrics.r2(prediction[g][keep][:, columns], splits["test"].target[keep][:, columns])
-                    for group, columns in GROUPS.items()
+                    for group, columns in groups.items()
                 }
                 for source, keep in sources.items()
             }
@@ -108,18 +118,32 @@ def _latents(tables: Tensor, splits: dict[str, Split], sources: dict[str, Tensor
     return results
 
 
-def evaluate_run(model, views, settings, seed: int = 0) -> dict:
+def _transformations(model: nn.Module, trained: Sequence[str], kinds: Sequence[str]) -> tuple[str, ...]:
+    """What a prediction is asked for: the kinds of context, or what an equivariant baseline was trained for."""
+    if hasattr(model, "predictor"):
+        return tuple(kind for kind in kinds if kind != "none")
+    return ("+".join(trained),) if hasattr(model, "predict") else ()
+
+
+def _shown(actions: Tensor, kind: str, groups: Mapping[str, slice]) -> Tensor:
+    """`masked_action` of a kind that may name several groups, rotation+color."""
+    return sum(masked_action(actions, part, groups) for part in kind.split("+"))
+
+
+def evaluate_run(model: nn.Module, views, settings, trained: Sequence[str] = (), seed: int = 0) -> dict:
     """Everything that is reported of one checkpoint.
 
     Args:
-        model: has ``encoder``, and either ``predictor`` (ContextSSL) or ``projector`` (SimCLR).
+        model: has ``encoder``, and either ``predictor`` (a context transformer) or ``embed``; an equivariant baseline
+            has ``predict`` too, a model of context-dependent labels a ``classifier``.
         views: ``lib.data.Views``.
         settings: the ``evaluate`` section.
+        trained: the groups that an equivariant baseline was trained for.
         seed: of the checkpoint; written down and shown, nothing depends on it.
 
     Returns:
         Nested mapping of floats, lists of floats and counts; ``<source>`` is ``all``, ``parametric`` or ``real`` (test
-        objects), ``<kind>`` is ``rotation``, ``color`` or ``none``, ``<length>`` is ``c0``, ``c2``, ...::
+        objects), ``<kind>`` is one of ``settings.context_kinds``, ``<length>`` is ``c0``, ``c2``, ...::
 
             seed
             count.<train|validation|test>                        images, and as many pairs
@@ -128,23 +152,29 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
             top1.embedding.<kind>.<length>.<source>
             r2.representation.<task>.<probe>.<source>.r2_<group>             {pooled, per_component, mean}
             r2.embedding.<kind>.<length>.<task>.<probe>.<source>.r2_<group>
-            retrieval.<test|validation|train>.<rotation|color>.<length>.<source>
+            retrieval.<test|validation|train>.<transformation>.<length>.<source>
                                                                  {mrr, hit_at_1, hit_at_5, identity, as_released}
             retrieval.chance                                     {mrr, hit_at_1, hit_at_5}
+            labels.<rotation|color>.<length>.<source>            accuracy of context-dependent labels, in [0, 1]
 
-        SimCLR has the kind ``none`` and the length ``c0`` alone, and no retrieval: it predicts nothing from an action.
+        ``<transformation>`` is a kind of context, or for a baseline the groups of its action (``rotation``,
+        ``rotation+color``). A model without context transformer has the kind ``none`` and the length ``c0`` alone, and
+        no retrieval if it predicts nothing from an action. ``labels`` is there with a classifier alone; predictions
+        that know no group are scored by both rules.
     """
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(settings.sample_seed)
     contextual = hasattr(model, "predictor")
-    lengths = list(settings.context_lengths)
+    lengths = list(settings.context_lengths) if contextual else [0]
+    kinds = settings.context_kinds if contextual else ("none",)
+    asked = _transformations(model, trained, kinds)
 
     # 1. Which images: some for the probes, all views of some objects for retrieval.
     limits = {"train": settings.train_images, "validation": settings.validation_images, "test": settings.test_images}
     sampled = {split: sample_rows(views, split, limit, generator) for split, limit in limits.items()}
     libraries = {}
-    for split in ("test", "validation", "train") if contextual else ():
+    for split in ("test", "validation", "train") if asked else ():
         objects = views.objects(split)
         objects = objects[torch.randperm(len(objects), generator=generator)[: settings.retrieval_objects]]
         libraries[split] = objects[:, None] * views.views + torch.arange(views.views)
@@ -158,7 +188,7 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
         first, second = rows.flatten(), rows.roll(-1, dims=1).flatten()
         one, two = position[first, None].to(device), position[torch.stack([first, second], 1)].to(device)
         tasks["individual"][split] = Split(one, views.targets[first].to(device))
-        tasks["relative"][split] = Split(two, action(views.targets[first], views.targets[second]).to(device))
+        tasks["relative"][split] = Split(two, views.action(views.targets[first], views.targets[second]).to(device))
         tasks["class"][split] = Split(one, views.labels[first // views.views].to(device))
 
     def by_source(objects: Tensor) -> dict[str, Tensor]:
@@ -172,7 +202,7 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
         task: {
             s: {
                 f"r2_{g}": metrics.floor(tasks[task]["train"].target[:, c], tasks[task]["test"].target[keep][:, c])
-                for g, c in GROUPS.items()
+                for g, c in views.groups.items()
             }
             for s, keep in sources.items()
         }
@@ -180,39 +210,33 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
     }
 
     # 3. Embeddings, once for each context: no context is one cell, whatever its kind.
-    cells = [("none", 0), *((kind, n) for kind in KINDS for n in lengths[1:])] if contextual else [("none", 0)]
+    cells = [("none", 0), *((kind, n) for kind in kinds for n in lengths[1:])]
     with tqdm(total=1 + len(cells) + 2 * (2 + 1), mininterval=1, desc=f"evaluate seed {seed}") as bar:
         features = encode(model, views, needed, device)
         bar.update()
-        if contextual:
-            caches = context_caches(model, views, settings, device)
-            tables = []
-        else:
-            with torch.no_grad():
-                tables = [F.normalize(model.projector(features), dim=-1)]
-        result["retrieval"] = {"chance": retrieval.chance(views.views)} if contextual else {}
-        for kind, n in cells if contextual else ():
-            tables.append(embed(model.predictor, features, None, caches[kind].prefix(n)))
+        caches = context_caches(model, views, settings, device) if contextual else {}
+        tables = []
+        result["retrieval"] = {"chance": retrieval.chance(views.views)} if asked else {}
+        for kind, n in cells:
+            cache = caches[kind if n else kinds[0]].prefix(n) if contextual else None
+            tables.append(embed(model, features, None, cache))
             # Without a context the library is one, but the query's action still has a kind.
-            for query_kind in ("rotation", "color") if n == 0 else () if kind == "none" else (kind,):
+            for query in asked if n == 0 else () if kind == "none" else (kind,):
                 for split, rows in libraries.items():
-                    rank = _ranks(model.predictor, features, tables[-1], views, rows, position, query_kind, caches, n)
-                    result["retrieval"].setdefault(split, {}).setdefault(query_kind, {})[f"c{n}"] = {
+                    rank = _ranks(model, features, tables[-1], views, rows, position, query, cache)
+                    result["retrieval"].setdefault(split, {}).setdefault(query, {})[f"c{n}"] = {
                         s: retrieval.report(rank[keep]) for s, keep in by_source(rows[:, 0] // views.views).items()
                     }
             bar.update()
 
         # 4. Probes: all cells at once.
         tables = torch.stack(tables)
-        cell_of = {
-            kind: {f"c{n}": cells.index((kind, n) if n else ("none", 0)) for n in (lengths if contextual else [0])}
-            for kind in (KINDS if contextual else ("none",))
-        }
+        cell_of = {kind: {f"c{n}": cells.index((kind, n) if n else ("none", 0)) for n in lengths} for kind in kinds}
         result["r2"] = {"representation": {}, "embedding": {k: {c: {} for c in v} for k, v in cell_of.items()}}
         result["top1"] = {}
         for label, table in (("representation", F.normalize(features, dim=-1)[None]), ("embedding", tables)):
             for task in ("individual", "relative"):
-                found = _latents(table, tasks[task], sources, settings, bar.update)
+                found = _latents(table, tasks[task], sources, views.groups, settings, bar.update)
                 if label == "representation":
                     result["r2"][label][task] = found[0]
                     continue
@@ -229,38 +253,58 @@ def evaluate_run(model, views, settings, seed: int = 0) -> dict:
                 else {kind: {c: top1[g] for c, g in at.items()} for kind, at in cell_of.items()}
             )
             bar.update()
+        if hasattr(model, "classifier"):
+            result["labels"] = _label_accuracy(model.classifier, tables, tasks["class"]["test"], cell_of, sources, views)
     return metrics.to_json(result)
 
 
+@torch.no_grad()
+def _label_accuracy(
+    classifier: nn.Linear, tables: Tensor, test: Split, cell_of: Mapping, sources: Mapping[str, Tensor], views
+) -> dict:
+    """Accuracy of context-dependent labels, by the rule of each group: rule -> length -> source."""
+    shift = classifier.out_features - len(views.classes)
+    predicted = classifier(sphere(tables)).argmax(-1)[:, test.rows[:, 0]]
+    found: dict = {}
+    for rule in views.groups:
+        truth = test.target + shift * (rule == "rotation")
+        for c, g in cell_of.get(rule, cell_of.get("none", {})).items():
+            right = (predicted[g] == truth).float()
+            found.setdefault(rule, {})[c] = {s: right[keep].mean().item() for s, keep in sources.items()}
+    return found
+
+
 def _ranks(
-    predictor, features: Tensor, table: Tensor, views, rows: Tensor, position: Tensor, kind: str, caches: dict, n: int
+    model: nn.Module, features: Tensor, table: Tensor, views, rows: Tensor, position: Tensor, kind: str,
+    cache: ContextCache | None,
 ) -> Tensor:
     """(O, V) ranks of the queries h(x_0, a_{0 -> j} | C) among the embeddings of the V views of each object.
 
     ``rows``: (O, V) image rows; ``table``: (U, E) embeddings of the image rows in ``position``.
     """
     objects, count = rows.shape
-    actions = masked_action(action(views.targets[rows[:, :1].expand(-1, count)], views.targets[rows]), kind)
+    actions = views.action(views.targets[rows[:, :1].expand(-1, count)], views.targets[rows])
+    actions = _shown(actions, kind, views.groups).flatten(0, 1).to(table.device)
     at = position[rows].to(table.device)
-    queries = embed(
-        predictor, features[at[:, :1].expand(-1, count)].flatten(0, 1), actions.flatten(0, 1).to(table.device),
-        caches[kind].prefix(n),
-    )
+    queries = embed(model, features[at[:, :1].expand(-1, count)].flatten(0, 1), actions, cache)
     target = torch.arange(count, device=table.device)
     return retrieval.ranks(queries.view(objects, count, -1), table[at], target)
 
 
 @torch.no_grad()
-def neighbors(model, views, settings, examples: int = 4, k: int = 3) -> dict[str, np.ndarray]:
+def neighbors(
+    model: nn.Module, views, settings, trained: Sequence[str] = (), examples: int = 4, k: int = 4
+) -> dict[str, np.ndarray]:
     """What a grid of nearest neighbors shows (Figures 1, 6 and 8 to 11): nothing is picked by hand.
 
     Examples are the first ``examples`` test objects of each source in an order drawn from ``settings.sample_seed``;
-    view 0 is the source and view 1 the target. SimCLR has no query but the source's own embedding.
+    view 0 is the source and view 1 the target. A model that predicts nothing from an action is asked with the source's
+    own embedding. The source is no neighbor of itself.
 
     Returns:
-        Arrays over n examples: ``images`` (n, V, H, W, 3) uint8, ``latents`` (n, V, 6) quaternion and hues,
-        ``source`` (n,) str, ``kinds`` str and ``lengths`` of the contexts (``none`` and 0 for SimCLR), ``neighbors``
-        (n, kinds, lengths, k) view numbers, nearest first.
+        Arrays over n examples: ``images`` (n, V, H, W, 3) uint8, ``latents`` (n, V, A), ``source`` (n,) str, ``kinds``
+        str, what the query's action tells (a kind of context, the groups of a baseline, or ``none``), ``lengths`` of
+        the contexts, ``neighbors`` (n, kinds, lengths, min(k, V - 1)) view numbers, nearest first.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -271,20 +315,20 @@ def neighbors(model, views, settings, examples: int = 4, k: int = 3) -> dict[str
     objects = torch.cat([objects[torch.from_numpy(names == s)][:examples] for s in sorted(set(names))])
     rows = objects[:, None] * views.views + torch.arange(views.views)
     features = encode(model, views, rows.flatten(), device)
-    if hasattr(model, "predictor"):
-        kinds, lengths = ("rotation", "color"), list(settings.context_lengths)
-        caches = context_caches(model, views, settings, device)
-        actions = action(views.targets[rows[:, 0]], views.targets[rows[:, 1]]).to(device)
-        found = []
-        for kind in kinds:
-            for cache in (caches[kind].prefix(n) for n in lengths):
-                query = embed(model.predictor, features[:: views.views], masked_action(actions, kind), cache)
-                library = embed(model.predictor, features, None, cache).view(*rows.shape, -1)
-                found.append(retrieval.nearest(query[:, None], library, k)[:, 0])
-    else:
-        kinds, lengths = ("none",), [0]
-        library = F.normalize(model.projector(features), dim=-1).view(*rows.shape, -1)
-        found = [retrieval.nearest(library[:, :1], library, k)[:, 0]]
+    contextual = hasattr(model, "predictor")
+    kinds = _transformations(model, trained, settings.context_kinds) or ("none",)
+    lengths = list(settings.context_lengths) if contextual else [0]
+    caches = context_caches(model, views, settings, device) if contextual else {}
+    actions = views.action(views.targets[rows[:, 0]], views.targets[rows[:, 1]]).to(device)
+    found = []
+    for kind in kinds:
+        for n in lengths:
+            cache = caches[kind].prefix(n) if contextual else None
+            silent = kind == "none"
+            asked = None if silent else _shown(actions, kind, views.groups)
+            query = embed(model, features[:: views.views], asked, cache)
+            library = embed(model, features, None, cache).view(*rows.shape, -1)
+            found.append(retrieval.nearest(query[:, None], library[:, 1:], k)[:, 0] + 1)
     return {
         "images": views.images[rows].numpy(),
         "latents": views.targets[rows].numpy(),

@@ -66,6 +66,34 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z1)))
 
 
+def variance_hinge(z: Tensor) -> Tensor:
+    """VICReg's variance term of one view (Bardes et al. 2022, equation 1): mean over dimensions of max(0, 1 - std).
+
+    Args:
+        z: (N, E), N >= 2.
+    """
+    return F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
+
+
+def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three terms of VICReg (Bardes et al. 2022, equations 1 to 5).
+
+    Args:
+        z1, z2: (N, E) projections of two views of the same N objects, N >= 2.
+
+    Returns:
+        Invariance, the mean squared difference; variance, `variance_hinge` averaged over the views; covariance, the
+        squared off-diagonal covariances divided by E, summed over the views. A constant model has 0, .99 and 0.
+    """
+    if z1.shape != z2.shape or z1.dim() != 2 or len(z1) < 2:
+        raise ValueError(f"Both views must have one shape (N, width), N >= 2; got {tuple(z1.shape)}, {tuple(z2.shape)}.")
+    covariance = z1.new_zeros(())
+    for z in (z1, z2):
+        matrix = torch.cov(z.T)
+        covariance = covariance + (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
+    return (z1 - z2).square().mean(), (variance_hinge(z1) + variance_hinge(z2)) / 2, covariance
+
+
 def auxiliary_loss(prediction: Tensor, target: Tensor, active: Tensor) -> Tensor:
     """Mean squared error of the auxiliary predictor, on the components of each context's group alone.
 

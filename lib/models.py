@@ -1,4 +1,4 @@
-"""Encoder, context transformer, auxiliary predictor and SimCLR's projector (section 3.2 and appendix B.5)."""
+"""Encoder, context transformer and auxiliary predictor (section 3.2 and appendix B.5)."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,14 @@ import torchvision
 from torch import Tensor, nn
 
 from lib.masking import pair_causal_mask
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU between them."""
+    layers = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 class SmallCNN(nn.Sequential):
@@ -31,17 +39,21 @@ class SmallCNN(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Image to feature; takes the stored bytes and standardizes them itself.
+    """Sample to feature; takes stored images as bytes and standardizes them itself.
 
     Args:
-        name: ``small-cnn`` (laptop) or ``resnet18`` (paper).
+        name: ``small-cnn`` (laptop) or ``resnet18`` (paper) for images, ``mlp`` for rows of a table.
         feature_dim: F; a ResNet-18 has 512.
-        image_size: side of the square images in pixels.
+        size: side of the square images in pixels, or the number of a table's columns.
         pretrained: start the ResNet from ImageNet weights (the paper's text; the released code does not).
     """
 
-    def __init__(self, name: str, feature_dim: int, image_size: int, pretrained: bool) -> None:
+    def __init__(self, name: str, feature_dim: int, size: int, pretrained: bool) -> None:
         super().__init__()
+        self.of_images = name != "mlp"
+        if name == "mlp":
+            self.net = mlp(size, feature_dim, feature_dim, feature_dim)
+            return
         if name == "resnet18":
             weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1 if pretrained else None
             self.net = torchvision.models.resnet18(weights=weights)
@@ -49,13 +61,15 @@ class Encoder(nn.Module):
                 raise ValueError(f"model.feature_dim must be 512 for resnet18; got {feature_dim}.")
             self.net.fc = nn.Identity()
         else:
-            self.net = SmallCNN(feature_dim, image_size)
+            self.net = SmallCNN(feature_dim, size)
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 127.5))
         self.register_buffer("std", torch.full((1, 3, 1, 1), 64.0))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 to (N, F)."""
+        """(N, H, W, 3) uint8, or (N, size) standardized columns of a table, to (N, F)."""
+        if not self.of_images:
+            return self.net(images)
         # Stored channels last, and the permuted view keeps that layout, which convolutions on a CPU like best.
         return self.net((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
@@ -160,6 +174,16 @@ class ContextTransformer(nn.Module):
             x = block.add(x, F.scaled_dot_product_attention(*block.heads_of(x), attn_mask=mask[:, None]))
         return self.read_out(self.norm(x))
 
+    def attention(self, features: Tensor, actions: Tensor, masks: list[Tensor]) -> list[Tensor]:
+        """Attention weights of every layer, each (B, heads, T, T), rows summing to 1; arguments as for `forward`."""
+        x, weights = self._tokens(features, actions), []
+        for block, mask in zip(self.blocks, masks, strict=True):
+            q, k, v = block.heads_of(x)
+            score = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~mask[:, None], float("-inf"))
+            weights.append(score.softmax(dim=-1))
+            x = block.add(x, weights[-1] @ v)
+        return weights
+
     def context(self, features: Tensor, actions: Tensor) -> ContextCache:
         """Keys and values of one context, for `read`; nothing is masked at random outside training.
 
@@ -196,12 +220,9 @@ class ContextTransformer(nn.Module):
         return self.read_out(self.norm(x))[0]
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers of the given widths with ReLU between them."""
-    layers = []
-    for before, after in zip(widths, widths[1:]):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def sphere(embeddings: Tensor) -> Tensor:
+    """(..., E), L2-normalized, then scaled by sqrt(E) so that the entries are near 1: what heads read."""
+    return F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5
 
 
 class AuxiliaryPredictor(nn.Module):
@@ -212,37 +233,31 @@ class AuxiliaryPredictor(nn.Module):
         self.net = mlp(output_dim, hidden, hidden, action_dim)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(..., E) to (..., A). Embeddings are normalized, then scaled by sqrt(E) so that their entries are near 1."""
-        return self.net(F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5)
+        """(..., E) to (..., A)."""
+        return self.net(sphere(embeddings))
 
 
 class ContextSSL(nn.Module):
-    """Encoder f, context transformer h and auxiliary predictor, with the statistics of the training set's targets.
+    """Encoder f, context transformer h and its heads, with the statistics of the training set's targets.
 
     Args:
         spec: `params.Model`.
-        image_size: pixels.
+        size: of a sample, see `Encoder`.
         target_mean, target_std: (A,) of the latents that the auxiliary predictor must tell.
         action_std: (A,) of the actions.
+        auxiliary: with the auxiliary predictor (SimCLR+, VICReg+ and one ablation have none).
     """
 
-    def __init__(self, spec, image_size: int, target_mean: Tensor, target_std: Tensor, action_std: Tensor) -> None:
+    def __init__(
+        self, spec, size: int, target_mean: Tensor, target_std: Tensor, action_std: Tensor, auxiliary: bool
+    ) -> None:
         super().__init__()
         actions = len(action_std)
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, image_size, spec.pretrained)
+        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
         self.predictor = ContextTransformer(
             spec.feature_dim, actions, spec.width, spec.layers, spec.heads, spec.output_dim, spec.action_read_in,
             action_std,
         )
-        self.auxiliary = AuxiliaryPredictor(spec.output_dim, spec.auxiliary_hidden, actions)
+        self.auxiliary = AuxiliaryPredictor(spec.output_dim, spec.auxiliary_hidden, actions) if auxiliary else None
         self.register_buffer("target_mean", target_mean.clone())
         self.register_buffer("target_std", target_std.clone())
-
-
-class SimCLR(nn.Module):
-    """Encoder and a projector of three layers (Chen et al. 2020; appendix B.4 and B.5)."""
-
-    def __init__(self, spec, image_size: int) -> None:
-        super().__init__()
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, image_size, spec.pretrained)
-        self.projector = mlp(spec.feature_dim, spec.projector_dim, spec.projector_dim, spec.projector_dim)

@@ -51,6 +51,8 @@ Natural = Annotated[int, Range(at_least=0)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]
+Dataset = Literal["3diebench-mini", "3diebench", "augmented-mini", "cifar10", "adult", "mimic3-synthetic", "mimic3"]
+Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Data:
 class Model:
     """Encoder, context transformer and heads (section 3.2, appendix B.5)."""
 
-    encoder: Literal["small-cnn", "resnet18"]
+    encoder: Literal["small-cnn", "resnet18", "mlp"]
     pretrained: bool
     feature_dim: Count
     width: Count
@@ -111,14 +113,15 @@ class Model:
     action_read_in: Literal["balanced", "paper"]
     auxiliary_hidden: Count
     projector_dim: Count
+    projector_out: Annotated[int, Range(at_least=2)]
 
 
 @dataclass(frozen=True)
 class Context:
     """What a context is made of and what is hidden in it; the released code's readings are switches (section 3.2)."""
 
-    mask_probability: Annotated[float, Range(at_least=0, below=1)]
-    mask_probability_end: Annotated[float, Range(at_least=0, below=1)]
+    mask_probability: Share
+    mask_probability_end: Share
     mask_unit: Literal["token", "pair"]
     mask_per_layer: bool
     negatives: Literal["context", "batch"]
@@ -141,14 +144,27 @@ class Pretrain:
     temperature: Positive
     info_nce_weight: NotNegative
     auxiliary_weight: NotNegative
+    label_weight: NotNegative
+    label_shift: Count
     gradient_clip: Positive
     checkpoint_every: Count
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Weights of the losses of VICReg, VICReg+ and SIE (appendix B.5)."""
+
+    invariance_weight: NotNegative
+    variance_weight: NotNegative
+    covariance_weight: NotNegative
+    equivariance_weight: NotNegative
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Probes, retrieval and the contexts they are read under (section 4)."""
 
+    context_kinds: tuple[Group, ...]
     context_lengths: tuple[Natural, ...]
     context_source: Literal["train", "test"]
     context_seed: Natural
@@ -156,6 +172,7 @@ class Evaluate:
     validation_images: Count
     test_images: Count
     retrieval_objects: Count
+    probes: tuple[Literal["paper", "linear", "ridge", "strong"], ...]
     probe_widths: tuple[Count, ...]
     probe_epochs: Count
     probe_linear_epochs: Count
@@ -169,18 +186,23 @@ class Evaluate:
 class Run:
     """One entry of the registry: what is trained on what, how often, and where it departs from the sections."""
 
-    dataset: Literal["3diebench-mini", "3diebench"]
-    method: Literal["contextssl", "simclr"]
-    groups: tuple[Literal["rotation", "color"], ...]
+    dataset: Dataset
+    method: Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
+    groups: tuple[Group, ...]
     seeds: tuple[Natural, ...]
     overrides: dict
 
 
 @dataclass(frozen=True)
 class Select:
-    """What the pipeline runs."""
+    """What the pipeline runs, and which of those each section shows."""
 
     runs: tuple[str, ...]
+    main: tuple[str, ...]
+    masking: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    labels: tuple[str, ...]
+    single: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -193,13 +215,14 @@ class Params:
     model: Model
     context: Context
     pretrain: Pretrain
+    baselines: Baselines
     evaluate: Evaluate
     runs: dict[str, Run]
     select: Select
 
 
 SECTIONS = get_type_hints(Params, include_extras=True)
-OVERRIDABLE = ("model", "context", "pretrain", "evaluate")
+OVERRIDABLE = ("model", "context", "pretrain", "baselines", "evaluate")
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -277,8 +300,12 @@ def _check_run(params: Params, run: str) -> None:
             raise ValueError(f"{key}.{field} is {list(values)}; name each one once.")
     if not spec.seeds:
         raise ValueError(f"{key}.seeds is empty; give at least one seed, for instance [0].")
-    if spec.method == "contextssl" and not spec.groups:
-        raise ValueError(f"{key}.groups is empty; contextssl needs at least one of rotation, color.")
+    if spec.method in ("contextssl", "equimod", "sen", "sie") and not spec.groups:
+        raise ValueError(f"{key}.groups is empty; {spec.method} needs at least one of rotation, color.")
+    if "none" in spec.groups and spec.method != "contextssl":
+        raise ValueError(f"{key}.groups has none, the group of contexts without actions; only contextssl knows it.")
+    if spec.groups and spec.method in ("simclr", "vicreg", "simclr-plus", "vicreg-plus"):
+        raise ValueError(f"{key}.groups is {list(spec.groups)}; {spec.method} takes no action, so give [].")
     try:
         _check_sections(params)
     except ValueError as error:
@@ -295,7 +322,7 @@ def _check_sections(params: Params) -> None:
         if model.encoder == "resnet18" and model.feature_dim != 512:
             raise ValueError(f"model.feature_dim is {model.feature_dim}; it must be 512, which resnet18 gives.")
         if model.pretrained and model.encoder != "resnet18":
-            raise ValueError("model.pretrained is true; it must be false for small-cnn, which has no ImageNet weights.")
+            raise ValueError(f"model.pretrained is true; it must be false for {model.encoder}: it has no ImageNet weights.")
     if model and data and model.encoder == "small-cnn" and data.image_size % 16:
         raise ValueError(f"data.image_size is {data.image_size}; it must be a multiple of 16 for small-cnn.")
     if context and pretrain and 2 * context.pairs_per_object > pretrain.views_per_object:
@@ -318,6 +345,10 @@ def _check_sections(params: Params) -> None:
             )
     if params.evaluate:
         _check_lengths(params.evaluate.context_lengths, model)
+        for field in ("context_kinds", "probes"):
+            names = getattr(params.evaluate, field)
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"evaluate.{field} is {list(names)}; name at least one, and each once.")
 
 
 def _check_lengths(lengths: tuple[int, ...], model: Model | None) -> None:
@@ -345,8 +376,11 @@ def _check_whole(params: Params) -> None:
             raise ValueError("data.parametric_objects is 0 and data.real_types is empty; there must be some objects.")
     if not params.select.runs:
         raise ValueError(f"select.runs is empty; name at least one of: {', '.join(params.runs)}.")
-    if len(set(params.select.runs)) < len(params.select.runs):
-        raise ValueError(f"select.runs is {list(params.select.runs)}; name each run once.")
+    for section, names in dataclasses.asdict(params.select).items():
+        if len(set(names)) < len(names):
+            raise ValueError(f"select.{section} is {list(names)}; name each run once.")
+        if missing := [name for name in names if name not in params.select.runs]:
+            raise ValueError(f"select.{section} has {missing[0]}, which select.runs lacks; add it there.")
     for name in params.select.runs:
         if name not in params.runs:
             raise ValueError(_unknown(name, name, params.runs, "run in select.runs"))

@@ -18,18 +18,17 @@ lies in directions of hardly any variance stays unread; `ridge` with a small pen
 measure what an embedding says aloud, the last two what is left in it at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.data import GROUPS
+#: Groups that the paper's probe reads with an MLP (rotation: SIE's and the paper's code; crop: ours), others linearly.
+MLP_GROUPS = ("rotation", "crop")
 
 Layers = list[tuple[Tensor, Tensor]]
-
-PROBES = ("paper", "linear", "ridge", "strong")
 
 
 @dataclass(frozen=True)
@@ -158,40 +157,48 @@ def ridge(
 
 
 def predict_latents(
-    tables: Tensor, train: Split, validation: Split, test: Split, settings, seed: int
+    tables: Tensor, train: Split, validation: Split, test: Split, groups: Mapping[str, slice], settings, seed: int
 ) -> dict[str, Tensor]:
-    """Predictions of every probe for the test samples.
+    """Predictions of the probes that ``settings.probes`` names, for the test samples.
 
     Targets are standardized by the training statistics inside the loss, so that all components count alike, and the
     predictions are returned in the original units.
 
     Args:
         tables: (G, N, E) L2-normalized embeddings.
-        train, validation, test: samples with (M, 6) targets, columns as in ``lib.data.GROUPS``.
+        train, validation, test: samples with (M, A) targets. groups: their columns.
         settings: the ``evaluate`` section. seed: of the heads.
 
     Returns:
-        For each of `PROBES` (G, M, 6).
+        For each probe (G, M, A).
     """
-    groups = list(GROUPS.values())
+    columns = list(groups.values())
     mean, std = train.target.mean(0), train.target.std(0).clamp(min=1e-6)
     scaled = [Split(s.rows, (s.target - mean) / std) for s in (train, validation)]
 
     def heads(tables: Tensor, widths: Sequence[int], epochs: int) -> Tensor:
-        fitted = fit_heads(tables, *scaled, widths, len(mean), groups, epochs, settings, seed)
-        inputs = test.inputs(tables)
-        return torch.cat([forward(layers, inputs)[..., c] for layers, c in zip(fitted, groups)], -1) * std + mean
+        fitted = fit_heads(tables, *scaled, widths, len(mean), columns, epochs, settings, seed)
+        inputs, out = test.inputs(tables), tables.new_empty(len(tables), len(test.rows), len(mean))
+        for layers, c in zip(fitted, columns):
+            out[..., c] = forward(layers, inputs)[..., c]
+        return out * std + mean
 
+    found, wanted = {}, settings.probes
     # A linear head sees inputs of norm 1 and takes small steps: it needs, and can afford, more epochs.
-    linear = heads(tables, (), settings.probe_linear_epochs)
-    mlp = heads(tables, settings.probe_widths, settings.probe_epochs)
-    rotation, color = GROUPS["rotation"], GROUPS["color"]
-    return {
-        "paper": torch.cat([mlp[..., rotation], linear[..., color]], dim=-1),
-        "linear": linear,
-        "ridge": ridge(tables, train, validation, test, settings.ridge_penalties, groups),
-        "strong": heads(standardize(tables, train.rows), settings.probe_widths, settings.probe_epochs),
-    }
+    linear = heads(tables, (), settings.probe_linear_epochs) if {"paper", "linear"} & set(wanted) else None
+    if "paper" in wanted:
+        found["paper"] = linear.clone()
+        if curved := [columns for group, columns in groups.items() if group in MLP_GROUPS]:
+            mlp = heads(tables, settings.probe_widths, settings.probe_epochs)
+            for c in curved:
+                found["paper"][..., c] = mlp[..., c]
+    if "linear" in wanted:
+        found["linear"] = linear
+    if "ridge" in wanted:
+        found["ridge"] = ridge(tables, train, validation, test, settings.ridge_penalties, columns)
+    if "strong" in wanted:
+        found["strong"] = heads(standardize(tables, train.rows), settings.probe_widths, settings.probe_epochs)
+    return found
 
 
 def predict_classes(

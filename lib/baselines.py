@@ -1,0 +1,191 @@
+"""The baselines, each as its own paper has it: encoder, heads and objective in one class.
+
+All see two views of the same N objects, as features z1 and z2 (N, F) of a shared encoder, and the action a (N, A) that
+takes the first view to the second. ``embed`` is the space that the objective compares (Table 19's embedding), and
+``predict``, where there is one, the prediction of the second view's embedding from the first and the action.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lib import losses
+from lib.models import Encoder, mlp
+
+
+class Projector(nn.Sequential):
+    """Three linear layers, the first two followed by batch norm and ReLU (SimCLR, VICReg, SIE; appendix B.5)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__(
+            nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+            nn.Linear(hidden, outputs),
+        )  # fmt: skip
+
+
+class SimCLR(nn.Module):
+    """Invariance by contrast (Chen et al. 2020): two views of an object are positives whatever changed between them."""
+
+    def __init__(self, spec, size: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.projector = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """(N, F) to (N, E)."""
+        return self.projector(z)
+
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+        """NT-Xent; the action is not used."""
+        return {"loss": losses.nt_xent(self.embed(z1), self.embed(z2), params.pretrain.temperature)}
+
+
+class VICReg(SimCLR):
+    """Invariance without negatives (Bardes et al. 2022): SimCLR's architecture, another loss."""
+
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+        """Variance, invariance and covariance terms; the action is not used."""
+        invariance, variance, covariance = losses.vicreg_terms(self.embed(z1), self.embed(z2))
+        weights = params.baselines
+        total = (
+            weights.invariance_weight * invariance
+            + weights.variance_weight * variance
+            + weights.covariance_weight * covariance
+        )
+        return {"loss": total, "invariance": invariance, "variance": variance, "covariance": covariance}
+
+
+class _Action(nn.Module):
+    """The components of an action that belong to the groups trained for, in units of their standard deviation."""
+
+    def __init__(self, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor) -> None:
+        super().__init__()
+        chosen = torch.cat([torch.arange(len(action_std))[columns[group]] for group in groups])
+        self.register_buffer("chosen", chosen)
+        self.register_buffer("scale", action_std[chosen].clone())
+        self.width = len(chosen)
+
+    def forward(self, a: Tensor) -> Tensor:
+        """(N, A) to (N, width)."""
+        return a.index_select(-1, self.chosen) / self.scale
+
+
+class EquiMod(nn.Module):
+    """An equivariance module beside an invariant one (Devillers and Lefort 2023), both on the whole feature.
+
+    The predictor is their linear layer on the concatenation of embedding and projected action.
+
+    Args:
+        spec: `params.Model`. size: of a sample, see `lib.models.Encoder`. groups: trained for. columns: `lib.data.GROUPS`.
+        action_std: (A,) standard deviation of the actions of the training set.
+    """
+
+    def __init__(
+        self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.invariant = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
+        self.equivariant = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
+        self.action = _Action(groups, columns, action_std)
+        self.read_in = nn.Sequential(
+            nn.Linear(self.action.width, spec.projector_out), nn.BatchNorm1d(spec.projector_out)
+        )
+        self.predictor_layer = nn.Linear(2 * spec.projector_out, spec.projector_out)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """(N, F) to (N, E), in the equivariant space."""
+        return self.equivariant(z)
+
+    def predict(self, z: Tensor, a: Tensor) -> Tensor:
+        """Features (N, F) and actions (N, A) to predicted embeddings (N, E) of the other view."""
+        return self.predictor_layer(torch.cat([self.embed(z), self.read_in(self.action(a))], dim=-1))
+
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+        """Invariant and equivariant NT-Xent in equal parts."""
+        temperature = params.pretrain.temperature
+        invariance = losses.nt_xent(self.invariant(z1), self.invariant(z2), temperature)
+        equivariance = losses.nt_xent(self.predict(z1, a), self.embed(z2), temperature)
+        return {"loss": invariance + equivariance, "invariance": invariance, "equivariance": equivariance}
+
+
+class SEN(nn.Module):
+    """Symmetric embedding network (Park et al. 2022): a transition model, and no term for invariance.
+
+    InfoNCE in place of its triplet loss, as Garrido et al. (2023) and appendix B.4 have it.  Args as for `EquiMod`.
+    """
+
+    def __init__(
+        self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.projector = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
+        self.action = _Action(groups, columns, action_std)
+        self.transition = mlp(spec.projector_out + self.action.width, spec.projector_dim, spec.projector_out)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """(N, F) to (N, E)."""
+        return self.projector(z)
+
+    def predict(self, z: Tensor, a: Tensor) -> Tensor:
+        """Features (N, F) and actions (N, A) to predicted embeddings (N, E) of the other view."""
+        return self.transition(torch.cat([self.embed(z), self.action(a)], dim=-1))
+
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+        """NT-Xent between the predicted and the true embedding."""
+        return {"loss": losses.nt_xent(self.predict(z1, a), self.embed(z2), params.pretrain.temperature)}
+
+
+class SIE(nn.Module):
+    """Split invariant-equivariant representations (Garrido et al. 2023).
+
+    The first half of the feature is invariant, the second equivariant, each with a projector of half the width. A
+    hypernetwork without bias turns the action into the predictor's matrix, so that the action cannot be ignored.
+    Args as for `EquiMod`.
+    """
+
+    def __init__(
+        self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor
+    ) -> None:
+        super().__init__()
+        half, self.width = spec.feature_dim // 2, spec.projector_out // 2
+        self.half = half
+        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.invariant = Projector(half, spec.projector_dim // 2, self.width)
+        self.equivariant = Projector(half, spec.projector_dim // 2, self.width)
+        self.action = _Action(groups, columns, action_std)
+        self.hypernetwork = nn.Linear(self.action.width, self.width**2, bias=False)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """(N, F) to (N, E / 2), the equivariant half's projection."""
+        return self.equivariant(z[:, self.half :])
+
+    def predict(self, z: Tensor, a: Tensor) -> Tensor:
+        """Features (N, F) and actions (N, A) to predicted embeddings (N, E / 2): W(a) times the embedding."""
+        weight = self.hypernetwork(self.action(a)).unflatten(-1, (self.width, self.width))
+        return (weight @ self.embed(z)[..., None])[..., 0]
+
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+        """VICReg's terms on both halves, the equivariant one with the prediction in place of the first view.
+
+        Variance also holds for the predictions, so that the predictor cannot collapse what it is given.
+        """
+        weights = params.baselines
+        invariant1, invariant2 = self.invariant(z1[:, : self.half]), self.invariant(z2[:, : self.half])
+        embedding1, embedding2, predicted = self.embed(z1), self.embed(z2), self.predict(z1, a)
+        invariance, _, _ = losses.vicreg_terms(invariant1, invariant2)
+        equivariance = (predicted - embedding2).square().mean()
+        _, variance, covariance = losses.vicreg_terms(
+            torch.cat([invariant1, embedding1], dim=-1), torch.cat([invariant2, embedding2], dim=-1)
+        )
+        prediction_variance = losses.variance_hinge(predicted) / 2
+        total = (
+            weights.invariance_weight * invariance
+            + weights.equivariance_weight * equivariance
+            + weights.variance_weight * (variance + prediction_variance)
+            + weights.covariance_weight * covariance
+        )
+        return {"loss": total, "invariance": invariance, "equivariance": equivariance}
