@@ -78,8 +78,8 @@ class EquiMod(nn.Module):
     The predictor is their linear layer on the concatenation of embedding and projected action.
 
     Args:
-        spec: `params.Model`. size: of a sample, see `lib.models.Encoder`. groups: trained for. columns: `lib.data.GROUPS`.
-        action_std: (A,) standard deviation of the actions of the training set.
+        spec: `params.Model`. size: of a sample, see `lib.models.Encoder`. groups: trained for.
+        columns: `lib.data.GROUPS`. action_std: (A,) standard deviation of the actions of the training set.
     """
 
     def __init__(
@@ -158,6 +158,8 @@ class SIE(nn.Module):
         self.equivariant = Projector(half, spec.projector_dim // 2, self.width)
         self.action = _Action(groups, columns, action_std)
         self.hypernetwork = nn.Linear(self.action.width, self.width**2, bias=False)
+        # W(a) of a typical action keeps the embedding's scale; torch's default would enlarge it many times.
+        nn.init.normal_(self.hypernetwork.weight, std=(self.width * self.action.width) ** -0.5)
 
     def embed(self, z: Tensor) -> Tensor:
         """(N, F) to (N, E / 2), the equivariant half's projection."""

@@ -68,7 +68,7 @@ class Views:
     mesh: np.ndarray  # str (O,): shared by the shape variants of one mesh
     views: int
     groups: Mapping[str, slice] = field(default_factory=lambda: GROUPS)  # where each group lies in an action
-    action: Callable[[Tensor, Tensor], Tensor] = action  # of targets (..., A) and (..., A): from the first to the second
+    action: Callable[[Tensor, Tensor], Tensor] = action  # from targets (..., A) to targets (..., A)
 
     def objects(self, split: str, source: str | None = None) -> Tensor:
         """Ids int64 (n,) of the objects in a split, of one source or of all."""

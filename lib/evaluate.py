@@ -254,7 +254,8 @@ def evaluate_run(model: nn.Module, views, settings, trained: Sequence[str] = (),
             )
             bar.update()
         if hasattr(model, "classifier"):
-            result["labels"] = _label_accuracy(model.classifier, tables, tasks["class"]["test"], cell_of, sources, views)
+            test = tasks["class"]["test"]
+            result["labels"] = _label_accuracy(model.classifier, tables, test, cell_of, sources, views)
     return metrics.to_json(result)
 
 
@@ -293,7 +294,7 @@ def _ranks(
 
 @torch.no_grad()
 def neighbors(
-    model: nn.Module, views, settings, trained: Sequence[str] = (), examples: int = 4, k: int = 4
+    model: nn.Module, views, settings, trained: Sequence[str] = (), examples: int = 12, k: int = 4
 ) -> dict[str, np.ndarray]:
     """What a grid of nearest neighbors shows (Figures 1, 6 and 8 to 11): nothing is picked by hand.
 

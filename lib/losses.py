@@ -86,7 +86,9 @@ def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         squared off-diagonal covariances divided by E, summed over the views. A constant model has 0, .99 and 0.
     """
     if z1.shape != z2.shape or z1.dim() != 2 or len(z1) < 2:
-        raise ValueError(f"Both views must have one shape (N, width), N >= 2; got {tuple(z1.shape)}, {tuple(z2.shape)}.")
+        raise ValueError(
+            f"Both views must have one shape (N, width), N >= 2; got {tuple(z1.shape)} and {tuple(z2.shape)}."
+        )
     covariance = z1.new_zeros(())
     for z in (z1, z2):
         matrix = torch.cov(z.T)

@@ -1,4 +1,4 @@
-"""R² as published and per component, its floors, and the summary that goes into results/metrics.json."""
+"""R² as published and per component, its floors, and the numbers of an evaluation file."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,6 @@ import numpy as np
 import torch
 from sklearn.metrics import r2_score
 from torch import Tensor
-
-#: Probe -> suffix of the keys in results/metrics.json.
-PROBE_SUFFIX = {"paper": "", "linear": "_linear_probe", "ridge": "_ridge_probe", "strong": "_strong_probe"}
-#: What follows the name of a measure in results/metrics.json where it is read from unseen real meshes.
-REAL_MESHES = "_real_meshes"
 
 
 def r2(prediction: Tensor, target: Tensor) -> dict:
@@ -63,52 +58,6 @@ def values(evaluation: Mapping, *path: str) -> list[float]:
             result = result[key]
         found.append(result)
     return found
-
-
-def summary(main: Mapping, baseline: Mapping | None = None) -> dict:
-    """What results/metrics.json holds: lists over seeds.
-
-    ``adaptation.<context's group>.<r2_rotation|r2_color>.c<length>`` is the individual-latent R² (mean over the
-    components of the group, 0 is a constant) of unseen parametric objects, read from the predictor's embedding by the
-    paper's probe; ``adaptation_linear_probe``, ``adaptation_ridge_probe``, ``adaptation_strong_probe``: by the others;
-    ``adaptation_real_meshes...`` of unseen real meshes (which take the plain names where there is nothing else, as in
-    the real 3DIEBench). ``relative_pooled`` is the paper's own measure (Tables 6, 7),
-    ``mrr`` the retrieval of Table 1 without the identity query, ``top1.<representation of a run>`` the linear
-    classification of all test objects.
-
-    Args:
-        main: evaluation of the ContextSSL run.
-        baseline: evaluation of SimCLR, for its top-1.
-    """
-    lengths = [f"c{n}" for n in main["context_lengths"]]
-
-    def curve(*head: str, at: tuple[str, ...]) -> dict:
-        return {c: values(main, *head, c, *at) for c in lengths}
-
-    result: dict = {}
-    for source in main["sources"]:
-        prefix = "" if source == main["sources"][0] else REAL_MESHES
-        for probe, suffix in PROBE_SUFFIX.items():
-            result[f"adaptation{prefix}{suffix}"] = {
-                context: {
-                    metric: curve("r2", "embedding", context, at=("individual", probe, source, metric, "mean"))
-                    for metric in ("r2_rotation", "r2_color")
-                }
-                for context in ("rotation", "color")
-            }
-        result[f"relative_pooled{prefix}"] = {
-            context: {
-                metric: curve("r2", "embedding", context, at=("relative", "paper", source, metric, "pooled"))
-                for metric in ("r2_rotation", "r2_color")
-            }
-            for context in ("rotation", "color")
-        }
-        result[f"mrr{prefix}"] = {
-            context: curve("retrieval", "test", context, at=(source, "mrr")) for context in ("rotation", "color")
-        }
-    runs = {"contextssl": main} | ({"simclr": baseline} if baseline else {})
-    result["top1"] = {name: values(run, "top1", "representation", "all") for name, run in runs.items()}
-    return result
 
 
 def to_json(value: object) -> object:

@@ -88,52 +88,88 @@ def hue_error(h: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.minimum(d, 1 - d).mean(-1)
 
 
-def neighbor_grid(
-    arrays: Mapping[str, np.ndarray], examples: Sequence[int], pose_within: float = 20.0, hue_within: float = 0.1
-) -> Figure:
-    """Figure 9: the nearest neighbors of h(source, action | C) against context length, in each kind of context.
-
-    A block for each example, one row in it for each context length. A neighbor is framed in green where it is right
-    about what the context is about: pose within ``pose_within`` degrees of the target's in the rotation context, mean
-    hue within ``hue_within`` in the color context. Both errors stand under it.
+def target_errors(latents: np.ndarray) -> dict[str, np.ndarray]:
+    """How far each view is from the target, which is view 1.
 
     Args:
-        arrays: what `lib.evaluate.neighbors` returns.
-        examples: which of its examples.
+        latents: (..., V, 6), a unit quaternion and two hues for each view.
+
+    Returns:
+        ``{"rotation": (..., V) degrees, "color": (..., V) on the circle of length 1}``.
     """
-    kinds, lengths, count = arrays["kinds"], arrays["lengths"], arrays["neighbors"].shape[-1]
-    # Narrow empty columns keep the contexts apart.
-    widths = [1, 1] + sum(([0.3] + [1] * count for _ in kinds), [])
-    fig = plt.figure(figsize=(1.1 * sum(widths) + 0.8, 1.3 * len(lengths) * len(examples) + 0.6))
-    for block, example in zip(np.atleast_1d(fig.subfigures(len(examples), 1)), examples):
-        images, latents = arrays["images"][example], arrays["latents"][example]
-        axes = block.subplots(
-            len(lengths), len(widths), squeeze=False,
-            gridspec_kw={"width_ratios": widths, "wspace": 0.08, "hspace": 0.3, "left": 0.1, "right": 0.99,
-                         "top": 0.94, "bottom": 0.03},
-        )  # fmt: skip
-        for ax in axes.flat:
-            ax.set(xticks=[], yticks=[])
-            sns.despine(ax=ax, left=True, bottom=True)
-        for row, length in enumerate(lengths):
-            axes[row, 0].set_ylabel(f"{length} tokens", rotation=0, ha="right", va="center", fontsize="small")
-        for column, name in enumerate(("source", "target")):
-            axes[0, column].imshow(images[column])
-            axes[0, column].set_title(name, fontsize="small")
-        for k, kind in enumerate(kinds):
-            start = 3 + k * (count + 1)
-            axes[0, start].set_title(f"{kind} context, nearest first", fontsize="small", loc="left")
-            for row in range(len(lengths)):
-                for j, view in enumerate(arrays["neighbors"][example, k, row]):
-                    pose = float(pose_error(latents[view, :4], latents[1, :4]))
-                    hue = float(hue_error(latents[view, 4:], latents[1, 4:]))
-                    right = hue <= hue_within if kind == "color" else pose <= pose_within
-                    ax = axes[row, start + j]
-                    ax.imshow(images[view])
-                    for spine in ax.spines.values():
-                        spine.set(visible=True, color=RIGHT if right else WRONG, linewidth=3 if right else 1)
-                    ax.set_xlabel(f"{pose:.0f}° · hue {hue:.2f}", fontsize=7, labelpad=2)
-        axes[0, 0].set_xlabel(f"{arrays['source'][example]} object", fontsize="small", loc="left")
+    target = latents[..., 1:2, :]
+    return {
+        "rotation": pose_error(latents[..., :4], target[..., :4]),
+        "color": hue_error(latents[..., 4:], target[..., 4:]),
+    }
+
+
+def _show_view(ax: Axes, image: np.ndarray, errors: Mapping[str, float], asked: str, within: Mapping[str, float]):
+    """A view with what it is asked for under it, framed and marked by whether that is right, and the other error."""
+    right = errors[asked] <= within[asked]
+    # Thickness, dashes and mark say the same as the color.
+    look = {"visible": True, "edgecolor": RIGHT if right else "0.5", "linewidth": 4 if right else 1.2}
+    ax.imshow(image, interpolation="lanczos")
+    for spine in ax.spines.values():
+        spine.set(**look, linestyle="-" if right else (0, (4, 3)))
+    text = {"rotation": f"{errors['rotation']:.0f}°", "color": f"hue {errors['color']:.2f}"}
+    other = next(group for group in text if group != asked)
+    under = {"transform": ax.transAxes, "va": "top", "fontsize": 8.5}
+    ax.text(0, -0.06, f"{'✓' if right else '✗'} {text[asked]}", ha="left", color=RIGHT if right else "0.2",
+            weight="bold" if right else "normal", **under)  # fmt: skip
+    ax.text(1, -0.06, text[other], ha="right", color="0.6", **under)
+
+
+def neighbor_grid(
+    images: np.ndarray,
+    latents: np.ndarray,
+    rows: Mapping[str, Sequence[tuple[str, Sequence[int]]]],
+    within: Mapping[str, float],
+    headings: Sequence[str] = ("",),
+) -> Figure:
+    """Source and target of one object, and rows of its nearest neighbors (Figures 1, 6 and 8 to 11).
+
+    A neighbor that is right about what is asked has a thick frame and a check mark, another one a thin dashed frame and
+    a cross. Under it stand its errors, first the one that is asked for; under the target, how far the source is.
+
+    Args:
+        images: (V, H, W, 3) uint8, the views of the object; 0 is the source, 1 the target.
+        latents: (V, 6), see `target_errors`.
+        rows: label -> blocks side by side, each what is asked (``rotation`` or ``color``) and view numbers, nearest
+            first. At least two rows, all of the same shape.
+        within: the largest error that is right, in degrees for ``rotation``, on the circle for ``color``.
+        headings: one for each block.
+    """
+    errors = target_errors(latents)
+    counts = [len(found) for _, found in next(iter(rows.values()))]
+    # Two columns for source or target and for the labels of the rows; a narrow empty one between blocks.
+    widths = [1.4, 1.1] + [w for count in counts for w in (*[1] * count, 0.25)][:-1]
+    height = 1.55 * len(rows) + 0.55
+    fig, axes = plt.subplots(
+        len(rows), len(widths), figsize=(1.25 * sum(widths), height),
+        gridspec_kw={"width_ratios": widths, "wspace": 0.1, "hspace": 0.28, "left": 0.01, "right": 0.99,
+                     "top": 1 - 0.5 / height, "bottom": 0.25 / height},
+    )  # fmt: skip
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    for ax, view, title in zip(axes[:, 0], (0, 1), ("source", "target")):
+        ax.imshow(images[view], interpolation="lanczos")
+        ax.set_title(title, weight="bold", fontsize="small", pad=3)
+    away = f"from the source:\n{errors['rotation'][0]:.0f}°, hue {errors['color'][0]:.2f}"
+    axes[1, 0].set_xlabel(away, fontsize=8.5, labelpad=3)
+    for row, (label, blocks) in enumerate(rows.items()):
+        line = axes[row, 1:]
+        line[0].text(0.95, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize="small")
+        at = 1
+        for (asked, found), heading in zip(blocks, headings):
+            for rank, view in enumerate(found):
+                _show_view(line[at + rank], images[view], {g: e[view] for g, e in errors.items()}, asked, within)
+                if row == 0:
+                    line[at + rank].set_title(f"{rank + 1}-NN", fontsize="small", pad=5)
+            if row == 0:
+                line[at].text(0, 1.2, heading, transform=line[at].transAxes, weight="bold", fontsize="small")
+            at += len(found) + 1
     return fig
 
 

@@ -74,12 +74,21 @@ def _lookup(metrics: Mapping, path: str) -> object:
     return found
 
 
+def _paths(metrics: Mapping, path: str) -> list[str]:
+    """The path itself, or where it has a ``*`` one path for each entry there."""
+    if "*" not in path:
+        return [path]
+    before, _, after = path.partition("*")
+    return [found for entry in _lookup(metrics, before[:-1]) for found in _paths(metrics, f"{before}{entry}{after}")]
+
+
 def holds(claim: Mapping, metrics: Mapping) -> list[bool]:
     """Whether a claim holds, seed by seed.
 
     Two forms: ``left relation times * right + plus`` on lists over seeds (``right`` may be absent, and is averaged over
     its seeds where ``right_mean`` is set), and ``curve`` with ``direction`` rises or falls: no step between neighboring
-    lengths goes the other way by more than ``tolerance``.
+    lengths goes the other way by more than ``tolerance``. A ``*`` in ``left`` or ``right`` stands for every entry: the
+    claim must hold for each of them, counted over the seeds that all have.
 
     Raises:
         KeyError: a path leads nowhere. ValueError: the claim has neither form.
@@ -91,21 +100,45 @@ def holds(claim: Mapping, metrics: Mapping) -> list[bool]:
         return [all(sign * (b - a) >= -claim["tolerance"] for a, b in zip(s, s[1:])) for s in series]
     if "left" not in claim:
         raise ValueError(f"Claim {claim.get('id')!r} needs either 'curve' or 'left'.")
-    left = _lookup(metrics, claim["left"])
-    right = _lookup(metrics, claim["right"]) if "right" in claim else [0.0] * len(left)
-    if claim.get("right_mean"):
+    rights = [_lookup(metrics, path) for path in _paths(metrics, claim["right"])] if "right" in claim else [None]
+    cases = [
+        _compare(claim, _lookup(metrics, path), right) for path in _paths(metrics, claim["left"]) for right in rights
+    ]
+    return [all(seed) for seed in zip(*cases)]
+
+
+def _compare(claim: Mapping, left: list[float], right: list[float] | None) -> list[bool]:
+    if right is None:
+        right = [0.0] * len(left)
+    elif claim.get("right_mean"):
         right = [float(np.mean(right))] * len(left)
     compare = RELATIONS[claim["relation"]]
     pairs = zip(left, right, strict=True)
     return [compare(float(a), claim.get("times", 1.0) * b + claim.get("plus", 0.0)) for a, b in pairs]
 
 
-def verdict(held: list[bool], stand_in: bool) -> str:
-    """One phrase for a claim; data that stand in for the paper's may earn "direction agrees", never "agrees"."""
-    count = f"{sum(held)} of {len(held)} seeds"
-    if all(held):
-        return f"{'direction agrees' if stand_in else 'agrees'}: holds in {count}"
-    return f"mixed: holds in {count}" if any(held) else f"does not hold: 0 of {len(held)} seeds"
+def compared_with(claim: Mapping, metrics: Mapping) -> int | None:
+    """The least number of seeds behind a mean that the claim compares with, None if there is no such mean."""
+    if not claim.get("right_mean"):
+        return None
+    return min(len(_lookup(metrics, path)) for path in _paths(metrics, claim["right"]))
+
+
+def verdict(held: list[bool], stand_in: bool, against: int | None = None) -> str:
+    """One phrase for a claim; data that stand in for the paper's may earn "direction agrees", never "agrees".
+
+    Args:
+        held: `holds`. stand_in: the data are not the paper's.
+        against: `compared_with`; said where it is another number of seeds.
+    """
+    seeds = len(held)
+    compared = f", against {against} seed{'s' * (against != 1)} of the other" if against not in (None, seeds) else ""
+    if not any(held):
+        return f"does not hold: 0 of {seeds} seeds{compared}"
+    count = f"holds in {sum(held)} of {seeds} seeds{compared}"
+    if not all(held):
+        return f"mixed: {count}"
+    return f"{'direction agrees' if stand_in else 'agrees'}{' in the only seed' if seeds == 1 else ''}: {count}"
 
 
 def evidence(claim: Mapping, metrics: Mapping) -> str:
@@ -117,19 +150,35 @@ def evidence(claim: Mapping, metrics: Mapping) -> str:
             return ", ".join(f"{np.mean(found[c]):.3f}" for c in sorted(found, key=lambda c: int(c[1:])))
         return f"{np.mean(found):.3f}"
 
+    def texts(path: str) -> str:
+        paths = _paths(metrics, path)
+        if path.count("*") > 1 or len(paths) > 6:
+            means = [np.mean(_lookup(metrics, p)) for p in paths]
+            return f"{min(means):.3f} to {max(means):.3f} ({len(means)} numbers)"
+        before, star, after = path.partition("*")
+        name = lambda p: p[len(before) : len(p) - len(after)] + " " if star else ""  # noqa: E731
+        return ", ".join(name(p) + text(p) for p in paths)
+
     if "curve" in claim:
         return f"{text(claim['curve'])} (tolerance {claim['tolerance']})"
     times, plus = claim.get("times", 1.0), claim.get("plus", 0.0)
     if "right" not in claim:
-        return f"{text(claim['left'])} {claim['relation']} {plus:g}"
-    bound = f"{times:g} × {text(claim['right'])}" if times != 1 else text(claim["right"])
+        return f"{texts(claim['left'])} {claim['relation']} {plus:g}"
+    bound = f"{times:g} × {texts(claim['right'])}" if times != 1 else texts(claim["right"])
     shift = f" {'+' if plus > 0 else '−'} {abs(plus):g}" if plus else ""
-    return f"{text(claim['left'])} {claim['relation']} {bound}{shift}"
+    return f"{texts(claim['left'])} {claim['relation']} {bound}{shift}"
 
 
 def published_series(claim: Mapping, frame: pd.DataFrame) -> str:
-    """The published numbers behind a claim over context length, or its ``paper`` sentence alone."""
-    if "published" not in claim:
-        return claim["paper"]
-    rows = select(frame, method="contextssl", **claim["published"]).sort_values("context_length")
-    return f"{claim['paper']}: " + ", ".join(f"{v:.3f}" for v in rows["value"])
+    """Where the paper has the claim, and the published numbers behind it.
+
+    Of methods and variants, those that differ among the numbers are named.
+    """
+    series = []
+    for wanted in claim.get("published", ()):
+        rows = select(frame, **wanted).sort_values("context_length", kind="stable")
+        names = [c for c in ("method", "variant") if rows[c].nunique() > 1]
+        labels = rows[names].fillna("").agg(" ".join, axis=1) if names else [""] * len(rows)
+        digits = 1 if wanted["metric"] == "top1" else 3
+        series.append(", ".join(f"{label} {v:.{digits}f}".strip() for label, v in zip(labels, rows["value"])))
+    return "; ".join([f"{claim['paper']}: {series[0]}", *series[1:]] if series else [claim["paper"]])

@@ -1,8 +1,11 @@
-"""How much of its task a trained model solves without looking: the shortcut that random masking closes (section 4.2).
+"""How much of its task a trained model solves without looking: the shortcut that random masking closes (section 3.2).
 
 At p = 0 an anchor (x_i, a_i) and its positive y_i have seen the same past, and every negative y_j another one. "Who has
-my past?" then answers "who is my partner?", and neither image is needed.
+my past?" then answers "who is my partner?", and neither image is needed. A *foreign* anchor asks for exactly that: the
+image and action of another context stand in the place of (x_i, a_i), before the same past. It knows nothing about y_i.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,7 @@ from torch import Tensor
 from lib import losses
 from lib.evaluate import encode
 from lib.masking import random_context_mask
+from lib.models import ContextTransformer
 from lib.sampling import active_components, interleave, sample_pairs
 
 
@@ -20,72 +24,116 @@ def shortcut(model, views, params, groups: tuple[str, ...], contexts: int = 12) 
 
     Args:
         model: a ContextSSL, in evaluation mode. views: `lib.data.Views`. params: resolved for the run.
-        groups: that the run was trained for. contexts: B, as many of each group.
+        groups: that the run was trained for. contexts: B, as many of each group, and two at least.
 
     Returns:
-        ``p``, the mask probability; ``pairs``, K; ``accuracy``: share of anchors whose own y_i is the nearest of the K
-        targets, for the anchor as it is (``pair``), for a *foreign* anchor, image and action of another context in the
-        place of (x_i, a_i), before the same past (``foreign``), and for the mean of the features in that past alone,
-        no model asked (``mean``); ``chance`` is 1 / K. ``info_nce``: the loss for ``pair`` and ``foreign``, nats, and
-        ``chance``, log K. ``attention``: for each layer, how a y-token shares its attention between ``self``, the
-        past's ``x`` and the past's ``y``, mean over heads, contexts and the later half of the tokens.
+        Nested mapping of floats, and two counts::
+
+            p                                     mask probability at the end of training
+            pairs                                 K, targets among which an anchor searches
+            pairs_per_object                      m, so that knowing the object alone finds the partner 1 time in m
+            accuracy.<pair|foreign|mean|chance>   share of anchors to which their own y_i is the nearest of K targets
+            info_nce.<pair|foreign|chance>        loss, nats
+            attention[layer].<self|x|y>           of a y-token: to itself, to the x and to the y of its past; sum 1
+            attention_uniform.<self|x|y>          the same if all seen tokens got equal weight
+
+        ``pair`` is the anchor (x_i, a_i) as it is, ``foreign`` a foreign one; ``mean`` asks no model: the mean of the
+        features in the anchor's past and in the target's, nearest by Euclidean distance; ``chance`` is 1 / K or log K.
+        Attention is the mean over heads, contexts and the later half of the places, where the past is long.
     """
-    context, tokens = params.context, params.model.block_size
-    pairs, device = tokens // 2, next(model.parameters()).device
+    context, device = params.context, next(model.parameters()).device
+    objects, m = views.objects("test"), context.pairs_per_object
+    pairs = min(params.model.block_size // 2, m * len(objects))  # as in training, if there are test objects enough
     generator = torch.Generator().manual_seed(params.evaluate.sample_seed)
-    objects = views.objects("test")
-    per_object = context.pairs_per_object
-    while pairs // per_object > len(objects):  # few test objects: more pairs of each
-        per_object *= 2
-    at = sample_pairs(contexts, pairs, len(objects), views.views, per_object, generator)
+    at = sample_pairs(contexts, pairs, len(objects), views.views, m, generator)
     rows = (objects[:, None] * views.views + torch.arange(views.views)).flatten()
     x, y = rows[at.x], rows[at.y]
-    z = encode(model, views, torch.stack([x, y]).flatten(), device).unflatten(0, (2, *x.shape))
+    z_x, z_y = encode(model, views, torch.stack([x, y]).flatten(), device).unflatten(0, (2, *x.shape))
     active = active_components([groups[b % len(groups)] for b in range(contexts)], views.groups, views.targets.shape[1])
     a = (views.action(views.targets[x], views.targets[y]) * active[:, None]).to(device)
+    features, actions = interleave(z_x, z_y), interleave(a, torch.zeros_like(a))
 
-    features, actions = interleave(*z), interleave(a, torch.zeros_like(a))
-    p = context.mask_probability_end
-    mask = random_context_mask(contexts, tokens, p, context.mask_unit, generator).to(device)
-    own = torch.eye(tokens, dtype=torch.bool, device=device)
-    past = mask & ~own
-    # A foreign anchor for each place i, behind the sequence: it sees what (x_i, a_i) sees, and nobody sees it.
-    foreign = torch.cat([past[:, 0::2], torch.eye(pairs, dtype=torch.bool, device=device).expand(contexts, -1, -1)], -1)
-    whole = torch.cat([torch.cat([mask, mask.new_zeros(contexts, tokens, pairs)], -1), foreign], 1)
-    strangers = [torch.cat([whole_, part.roll(len(groups), 0)], 1) for whole_, part in ((features, z[0]), (actions, a))]
-    h = model.predictor(*strangers, [whole] * params.model.layers)
-    target, anchor, stranger = h[:, 1:tokens:2], h[:, 0:tokens:2], h[:, tokens:]
-    seen = past.float()
-    mean = seen @ features / seen.sum(-1, keepdim=True).clamp(min=1)
-
-    layers = [w.mean((0, 1))[1::2] for w in model.predictor.attention(features, actions, [mask] * params.model.layers)]
-    later = [w[pairs // 2 :] for w in layers]
-    place = torch.arange(tokens, device=device)
-    own_place = place[1::2][pairs // 2 :, None] == place
+    p, layers = context.mask_probability_end, params.model.layers
+    draws = layers if context.mask_per_layer else 1
+    masks = [
+        random_context_mask(contexts, 2 * pairs, p, context.mask_unit, generator).to(device) for _ in range(draws)
+    ] * (layers // draws)
+    h, foreign = with_foreign_anchors(model.predictor, features, actions, masks, turn=len(groups))
+    anchor, target = h[:, 0::2], h[:, 1::2]
+    mean = past_mean(features, masks[0])
+    distance = torch.cdist(mean[:, 0::2], mean[:, 1::2], compute_mode="donot_use_mm_for_euclid_dist")
+    uniform = masks[0] / masks[0].sum(-1, keepdim=True)
+    temperature = params.pretrain.temperature
     return {
-        "p": p, "pairs": pairs,
+        "p": p, "pairs": pairs, "pairs_per_object": m,
         "accuracy": {
-            "pair": _accuracy(anchor, target), "foreign": _accuracy(stranger, target),
-            "mean": _accuracy(mean[:, 0::2], mean[:, 1::2]), "chance": 1 / pairs,
+            "pair": own_is_nearest(_cosine(anchor, target)), "foreign": own_is_nearest(_cosine(foreign, target)),
+            "mean": own_is_nearest(-distance), "chance": 1 / pairs,
         },
         "info_nce": {
-            "pair": losses.info_nce(anchor, target, params.pretrain.temperature).item(),
-            "foreign": losses.info_nce(stranger, target, params.pretrain.temperature).item(),
-            "chance": torch.tensor(pairs).log().item(),
+            "pair": losses.info_nce(anchor, target, temperature).item(),
+            "foreign": losses.info_nce(foreign, target, temperature).item(), "chance": math.log(pairs),
         },
-        "attention": [
-            {
-                "self": (w * own_place).sum(1).mean().item(),
-                "x": w[:, 0::2].sum(1).mean().item(),
-                "y": (w * ~own_place)[:, 1::2].sum(1).mean().item(),
-            }
-            for w in later
-        ],
+        "attention": [attention_shares(w.mean(1)) for w in model.predictor.attention(features, actions, masks)],
+        "attention_uniform": attention_shares(uniform),
     }  # fmt: skip
 
 
-def _accuracy(anchor: Tensor, target: Tensor) -> float:
-    """Share of (B, K, E) anchors to which their own target is nearer than every other; ties count against it."""
-    cosine = F.normalize(anchor, dim=-1) @ F.normalize(target, dim=-1).mT
-    right = cosine.diagonal(dim1=1, dim2=2)[..., None]
-    return ((cosine >= right).sum(-1) == 1).float().mean().item()
+def with_foreign_anchors(
+    predictor: ContextTransformer, features: Tensor, actions: Tensor, masks: list[Tensor], turn: int
+) -> tuple[Tensor, Tensor]:
+    """Embed contexts, and beside each anchor a foreign one: what the anchor sees, but another context's (x_i, a_i).
+
+    The foreign anchors stand behind the sequence, where no token of it sees them.
+
+    Args:
+        features: (B, 2K, F). actions: (B, 2K, A). masks: one (B, 2K, 2K) for each layer.
+        turn: context b borrows from context b - turn.
+
+    Returns:
+        (B, 2K, E) of the tokens, as without foreign anchors, and (B, K, E) of the foreign anchors, not normalized.
+    """
+    tokens = features.shape[1]
+    longer = [torch.cat([part, part[:, 0::2].roll(turn, 0)], 1) for part in (features, actions)]
+    wider = []
+    for mask in masks:
+        mask_with = torch.eye(longer[0].shape[1], dtype=torch.bool, device=mask.device).repeat(len(mask), 1, 1)
+        mask_with[:, :tokens, :tokens] = mask
+        mask_with[:, tokens:, :tokens] = _past(mask)[:, 0::2]
+        wider.append(mask_with)
+    h = predictor(*longer, wider)
+    return h[:, :tokens], h[:, tokens:]
+
+
+def past_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the features that each token sees of its past: (B, T, F) and (B, T, T) to (B, T, F); 0 without a past."""
+    past = _past(mask).to(features.dtype)
+    return past @ features / past.sum(-1, keepdim=True).clamp(min=1)
+
+
+def own_is_nearest(similarity: Tensor) -> float:
+    """Share of anchors, rows of (B, K, K), whose own target is more similar than every other; ties count against it."""
+    own = similarity.diagonal(dim1=1, dim2=2)[..., None]
+    return ((similarity >= own).sum(-1) == 1).float().mean().item()
+
+
+def attention_shares(weights: Tensor) -> dict[str, float]:
+    """What the y-tokens in the later half of the places attend to: ``self``, and the past's ``x`` and ``y``.
+
+    Args:
+        weights: (B, T, T), rows sum to 1.
+    """
+    own = weights.diagonal(dim1=1, dim2=2)
+    later = slice(weights.shape[1] // 4 * 2 + 1, None, 2)
+    to_x, to_y = weights[..., 0::2].sum(-1), weights[..., 1::2].sum(-1) - own
+    return {name: share[:, later].mean().item() for name, share in (("self", own), ("x", to_x), ("y", to_y))}
+
+
+def _past(mask: Tensor) -> Tensor:
+    """(B, T, T) without the diagonal."""
+    return mask & ~torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+
+
+def _cosine(anchor: Tensor, target: Tensor) -> Tensor:
+    """(B, K, E) and (B, K, E) to (B, K, K)."""
+    return F.normalize(anchor, dim=-1) @ F.normalize(target, dim=-1).mT

@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib import evaluate, metrics, plotting, probes, published, retrieval
+from lib import evaluate, metrics, plotting, probes, published, retrieval, summary
 from lib import params as schema
-from lib.data import Views, action, quaternion
+from lib.baselines import SEN, SimCLR
+from lib.data import GROUPS, Views, action, quaternion
 from lib.masking import pair_causal_mask
-from lib.models import ContextSSL, SimCLR
+from lib.models import ContextSSL
 from lib.probes import Split
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ SETTINGS = dataclasses.replace(
     context_lengths=(0, 2, 6), train_images=60, validation_images=24, test_images=40, retrieval_objects=5,
     probe_widths=(16,), probe_epochs=2, probe_linear_epochs=2,
 )  # fmt: skip
+ONE_PROBE = dataclasses.replace(SETTINGS, probes=("paper",), ridge_penalties=(1.0,))
 
 
 # ---- R2 and its floors
@@ -79,8 +81,8 @@ def test_probes_read_what_is_there_and_nothing_from_noise(relation):
         SETTINGS, probe_widths=(64,), probe_epochs=60, probe_linear_epochs=200, probe_batch=100,
         probe_learning_rate=1e-2,
     )
-    predictions = probes.predict_latents(tables, *splits, settings, 0)
-    assert tuple(predictions) == probes.PROBES
+    predictions = probes.predict_latents(tables, *splits, GROUPS, settings, 0)
+    assert tuple(predictions) == settings.probes == ("paper", "linear", "ridge", "strong")
     for probe, prediction in predictions.items():
         linear, _, noise = (metrics.r2(p, splits[-1].target)["per_component"] for p in prediction)
         assert linear.min() > 0.75, probe
@@ -94,7 +96,7 @@ def test_ridge_hears_a_whisper_that_the_gradient_probe_does_not():
     tables = F.normalize(torch.cat([loud, latents / 100], 1), dim=1)[None]
     splits = [Split(r, latents[r[:, 0]]) for r in torch.arange(1400)[:, None].split([1000, 200, 200])]
     settings = dataclasses.replace(SETTINGS, probe_linear_epochs=5, ridge_penalties=(1e-6, 1.0))
-    found = probes.predict_latents(tables, *splits, settings, 0)
+    found = probes.predict_latents(tables, *splits, GROUPS, settings, 0)
     r2 = {probe: metrics.r2(p[0], splits[-1].target)["mean"] for probe, p in found.items()}
     assert r2["ridge"] > 0.6 and r2["linear"] < 0.1
 
@@ -106,7 +108,7 @@ def test_mlp_reads_what_a_linear_probe_cannot():
     settings = dataclasses.replace(
         SETTINGS, probe_widths=(64,), probe_epochs=60, probe_batch=50, probe_learning_rate=1e-2
     )
-    found = probes.predict_latents(x[None], *splits, settings, 0)
+    found = probes.predict_latents(x[None], *splits, GROUPS, settings, 0)
     strong, weak = (metrics.r2(found[p][0], splits[-1].target)["mean"] for p in ("strong", "linear"))
     assert strong > 0.8 and weak < 0.1
 
@@ -212,28 +214,117 @@ def adaptation(other_left: float, kept: float = 0.9) -> dict:
 
 
 def handmade(other_left: float, kept: float = 0.9, top1: float = 0.9, last_mrr: float = 0.5) -> dict:
+    """Numbers under which every claim holds, but for what the arguments spoil."""
     result = {
         f"adaptation{prefix}{suffix}": adaptation(other_left, kept)
-        for prefix in ("", metrics.REAL_MESHES)
-        for suffix in metrics.PROBE_SUFFIX.values()
+        for prefix in ("", summary.REAL_MESHES)
+        for suffix in summary.PROBE_SUFFIX.values()
     }
-    mrr = {"rotation": {"c0": [0.3, 0.3], "c126": [last_mrr, last_mrr]}}
-    return result | {"mrr": mrr, "top1": {"contextssl": [top1, top1], "simclr": [0.92, 0.9, 0.94]}}
+    one = lambda rotation, color: {"r2_rotation": [rotation], "r2_color": [color]}  # noqa: E731
+    trained = {
+        "rotation": {m: one(0.5, 0.2) | {"mrr": [0.3]} for m in ("equimod", "sen", "sie")},
+        "color": {m: one(0.2, 0.7) | {"mrr": [0.3]} for m in ("equimod", "sen", "sie")},
+    }
+
+    def ablation(own: float, other: float) -> dict:
+        flat = lambda v: {"c0": [v], "c126": [v]}  # noqa: E731
+        rotation = {"r2_rotation": flat(own), "r2_color": flat(other)}
+        color = {"r2_rotation": flat(other), "r2_color": flat(own)}
+        return {"contexts": {"rotation": rotation, "color": color}, "top1": [0.8]}
+
+    masking = {
+        p: ablation(own, other) | {"accuracy": {"foreign": [foreign]}}
+        for p, own, other, foreign in (("p000", 0.4, 0.4, 0.8), ("p090", 0.8, 0.1, 0.2), ("p098", 0.7, 0.3, 0.1))
+    }
+    drop = {"contextual": {"contextssl": [0.01, 0.02]}, "baselines": {"simclr": [0.3], "sie": [0.1]}}
+    return result | {
+        "relative": adaptation(other_left, kept),
+        "mrr": {"rotation": {"c0": [0.3, 0.3], "c126": [last_mrr, last_mrr]}},
+        "top1": {"contextssl": [top1] * 2, "simclr": [0.92, 0.9, 0.94], "simclr-plus": [0.5], "simclr-plus-c0": [0.8]},
+        "invariant": {"simclr": one(0.3, 0.1)},
+        "trained": trained,
+        "drop": {"r2_rotation": drop, "top1": drop},
+        "masking": masking,
+        "auxiliary": {"with": ablation(0.8, 0.1), "without": ablation(0.01, 0.02)},
+        "labels": {"contextssl": {rule: {"c0": [0.4], "c126": [0.9]} for rule in ("rotation", "color")}},
+        "single": {
+            "rotation": {"r2_rotation": {"c0": [0.8], "c126": [0.8]}},
+            "none": {"r2_rotation": {"c0": [0.8], "c126": [0.2]}},
+        },
+    }
+
+
+CLAIMS = {c["id"]: c for c in published.claims(ROOT / "paper" / "claims.yaml")}
+
+
+def failing(numbers: dict) -> set[str]:
+    return {i for i, c in CLAIMS.items() if not all(published.holds(c, numbers))}
 
 
 def test_claims_hold_where_they_should_and_only_there():
-    claims = {c["id"]: c for c in published.claims(ROOT / "paper" / "claims.yaml")}
-    failing = lambda numbers: {i for i, c in claims.items() if not all(published.holds(c, numbers))}  # noqa: E731
     assert failing(handmade(0.05)) == set()
     assert failing(handmade(0.15)) == {
         "rotation-context-removes-color", "linear-probe-rotation-context-removes-color",
     }  # fmt: skip
     assert "strong-probe-rotation-context-halves-color" in failing(handmade(0.6))
     assert failing(handmade(0.05, top1=0.8)) == {"classification-near-simclr"}
-    assert failing(handmade(0.05, last_mrr=0.2)) == {"retrieval-rises"}
+    assert failing(handmade(0.05, last_mrr=0.2)) == {"retrieval-rises", "retrieval-above-baselines"}
     lost = failing(handmade(0.05, kept=0.8))
     assert {"rotation-context-keeps-rotation", "color-context-keeps-color", "rotation-context-rotation-curve"} <= lost
     assert {"real-meshes-rotation-context-lowers-color"} <= failing(handmade(1.01))
+
+
+@pytest.mark.parametrize(
+    "path, value, spoiled",
+    [
+        ("trained.rotation.sie.r2_rotation", [0.2], {"baselines-beat-simclr-rotation"}),
+        ("trained.color.sen.r2_color", [0.95], {"color-context-above-baselines"}),
+        ("trained.color.sen.r2_rotation", [0.95], {"baselines-lose-rotation"}),
+        ("trained.rotation.equimod.r2_color", [0.01], {"rotation-context-color-below-baselines"}),
+        ("trained.rotation.sie.mrr", [0.6], {"retrieval-above-baselines"}),
+        ("top1.simclr-plus", [0.78], {"context-without-actions-costs-classes"}),
+        ("drop.r2_rotation.baselines.sie", [0.0], {"rotation-drop-below-baselines"}),
+        ("masking.p098.accuracy.foreign", [0.8], {"masking-closes-the-shortcut"}),
+        ("masking.p098.contexts.rotation.r2_rotation.c126", [0.9], {"mask-90-best-rotation-in-rotation-context"}),
+        ("masking.p000.contexts.rotation.r2_rotation.c126", [0.8], {"no-mask-keeps-less-rotation"}),
+        ("auxiliary.without.contexts.color.r2_rotation.c0", [0.1], {"without-auxiliary-rotation-at-floor"}),
+        ("auxiliary.with.contexts.color.r2_color.c0", [0.0], {"with-auxiliary-color-above-floor"}),
+        ("labels.contextssl.color.c126", [0.45], {"labels-above-ceiling"}),
+        ("labels.contextssl.rotation.c0", [0.95], {"labels-rotation-rise"}),
+        ("single.none.r2_rotation.c126", [0.78], {"single-none-context-lowers-rotation"}),
+        ("single.rotation.r2_rotation.c126", [0.7], {"single-rotation-context-keeps-rotation"}),
+    ],
+)
+def test_a_claim_falls_with_its_number_alone(path, value, spoiled):
+    numbers = handmade(0.05)
+    place = numbers
+    *way, last = path.split(".")
+    for key in way:
+        place = place[key]
+    place[last] = value
+    assert failing(numbers) == spoiled
+
+
+def test_a_star_asks_every_entry_and_says_against_how_many_seeds():
+    numbers = {"ours": [0.7, 0.5], "all": {"a": [0.6], "b": [0.4]}}
+    claim = {"left": "ours", "relation": ">", "right": "all.*", "right_mean": True}
+    held, against = published.holds(claim, numbers), published.compared_with(claim, numbers)
+    assert held == [True, False] and against == 1
+    assert published.evidence(claim, numbers) == "0.600 > a 0.600, b 0.400"
+    said = published.verdict(held, stand_in=True, against=against)
+    assert said == "mixed: holds in 1 of 2 seeds, against 1 seed of the other"
+    assert published.holds({"left": "all.*", "relation": ">", "plus": 0.5}, numbers) == [False]
+    with pytest.raises(KeyError, match="no 'none'"):
+        published.holds({"left": "none.*", "relation": ">"}, numbers)
+
+
+def test_published_numbers_stand_beside_every_claim_that_names_some():
+    frame = published.load(ROOT / "paper" / "published.csv")
+    for claim in CLAIMS.values():
+        for wanted in claim.get("published", ()):
+            assert len(published.select(frame, **wanted)), (claim["id"], wanted)
+    found = published.published_series(CLAIMS["rotation-context-above-baselines"], frame)
+    assert found == "Figure 3: 0.744; equimod 0.512, sie 0.671, sen 0.633"
 
 
 def test_verdicts_of_stand_in_data_never_say_agrees():
@@ -241,6 +332,7 @@ def test_verdicts_of_stand_in_data_never_say_agrees():
     assert published.verdict([True] * 3, stand_in=False).startswith("agrees")
     assert published.verdict([True, False, True], stand_in=True) == "mixed: holds in 2 of 3 seeds"
     assert published.verdict([False], stand_in=True) == "does not hold: 0 of 1 seeds"
+    assert published.verdict([True], stand_in=True) == "direction agrees in the only seed: holds in 1 of 1 seeds"
 
 
 def test_claim_about_a_missing_number_names_it():
@@ -267,37 +359,119 @@ def views():
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def results(views):
+RUNS = {  # method, groups, changed settings
+    "contextssl": ("contextssl", ["rotation", "color"], {"probes": SETTINGS.probes}),
+    "simclr": ("simclr", [], {}),
+    "simclr-plus-c0": ("simclr-plus", [], {"context_kinds": ("none",), "context_lengths": (0,)}),
+    "simclr-plus": ("simclr-plus", [], {"context_kinds": ("none",), "context_lengths": (0, 6)}),
+    "sen-rotation": ("sen", ["rotation"], {}),
+    "sen-color": ("sen", ["color"], {}),
+    "sen-both": ("sen", ["rotation", "color"], {}),
+    "mask-000": ("contextssl", ["rotation", "color"], {}),
+    "mask-090": ("contextssl", ["rotation", "color"], {}),
+    "labels-simclr": ("simclr", [], {}),
+    "labels-contextssl": ("contextssl", ["rotation", "color"], {}),
+    "single-rotation": ("contextssl", ["rotation", "none"], {"context_kinds": ("rotation", "none")}),
+}
+SELECT = {
+    "main": list(RUNS)[:7], "masking": ["mask-000", "mask-090"], "auxiliary": ["mask-090", "mask-000"],
+    "labels": ["labels-simclr", "labels-contextssl"], "single": ["single-rotation"],
+}  # fmt: skip
+
+
+def untrained(name: str) -> torch.nn.Module:
     spec = SimpleNamespace(
         encoder="small-cnn", feature_dim=12, pretrained=False, width=16, layers=2, heads=2, output_dim=10,
-        action_read_in="balanced", auxiliary_hidden=8, projector_dim=10,
+        action_read_in="balanced", auxiliary_hidden=8, projector_dim=10, projector_out=10,
     )  # fmt: skip
+    method, groups, _ = RUNS[name]
     torch.manual_seed(0)
-    context = ContextSSL(spec, 16, torch.zeros(6), torch.ones(6), torch.ones(6))
-    simclr = SimCLR(spec, 16)
+    if method == "simclr":
+        model = SimCLR(spec, 16)
+    elif method == "sen":
+        model = SEN(spec, 16, groups, GROUPS, torch.ones(6))
+    else:
+        model = ContextSSL(spec, 16, torch.zeros(6), torch.ones(6), torch.ones(6), auxiliary=method == "contextssl")
+    if name.startswith("labels"):
+        model.classifier = torch.nn.Linear(10, 3 + 10)
+    return model
+
+
+@pytest.fixture(scope="module")
+def results(views):
+    """Evaluations of untrained models as the runs' files have them, and two of the models."""
     files = {}
-    for name, model in (("contextssl", context), ("simclr", simclr)):
-        seeds = [evaluate.evaluate_run(model, views, SETTINGS, seed) for seed in (0, 1)]
+    for name, (method, groups, changes) in RUNS.items():
+        settings, model = dataclasses.replace(ONE_PROBE, **changes), untrained(name)
+        trained = groups if method == "sen" else ()
+        count = 2 if name in ("contextssl", "simclr") else 1
+        seeds = [evaluate.evaluate_run(model, views, settings, trained, seed) for seed in range(count)]
+        for result in seeds if name.startswith("mask") else ():
+            result["shortcut"] = {"p": int(name[-3:]) / 100, "accuracy": {"pair": 0.5, "foreign": 0.1}}
+        contextual = hasattr(model, "predictor")
         files[name] = json.loads(json.dumps({
-            "run": name, "context_lengths": list(SETTINGS.context_lengths), "sources": ["parametric", "real"],
-            "seeds": seeds,
+            "run": name, "method": method, "groups": groups, "sources": ["parametric", "real"], "seeds": seeds,
+            "context_kinds": list(settings.context_kinds) if contextual else ["none"],
+            "context_lengths": list(settings.context_lengths) if contextual else [0],
         }))  # fmt: skip
-    return files | {"model": context, "invariant": simclr}
+    return files | {"model": untrained("contextssl"), "invariant": untrained("simclr")}
 
 
 def test_metrics_file_has_the_declared_structure(results):
-    summary = metrics.summary(results["contextssl"], results["simclr"])
+    found = summary.summary(results, SELECT)
     for suffix in ("", "_linear_probe", "_strong_probe", "_real_meshes", "_real_meshes_linear_probe"):
         for context in ("rotation", "color"):
             for metric in ("r2_rotation", "r2_color"):
-                curve = summary[f"adaptation{suffix}"][context][metric]
+                curve = found[f"adaptation{suffix}"][context][metric]
                 assert list(curve) == ["c0", "c2", "c6"]
                 assert all(len(v) == 2 and np.isfinite(v).all() for v in curve.values())
-    assert summary["adaptation"]["rotation"]["r2_color"]["c0"] == summary["adaptation"]["color"]["r2_color"]["c0"]
-    for claim in published.claims(ROOT / "paper" / "claims.yaml"):
-        assert len(published.holds(claim, summary)) == 2
-    assert json.loads(json.dumps(summary)) == summary
+    assert found["adaptation"]["rotation"]["r2_color"]["c0"] == found["adaptation"]["color"]["r2_color"]["c0"]
+    assert set(found["trained"]) == {"rotation", "color", "rotation+color"}
+    assert set(found["invariant"]) == {"simclr", "simclr-plus-c0", "simclr-plus"}
+    assert set(found["masking"]) == {"p000", "p090"}
+    for claim in CLAIMS.values():
+        assert len(published.holds(claim, found)) in (1, 2) and published.evidence(claim, found)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_claims_of_runs_that_are_not_selected_are_not_measured(results):
+    found = summary.summary(results, {**SELECT, "masking": [], "labels": [], "main": ["contextssl", "simclr"]})
+    assert "masking" not in found and "trained" not in found
+    for name in ("masking-closes-the-shortcut", "labels-above-ceiling", "baselines-beat-simclr-color"):
+        with pytest.raises(KeyError, match="results/metrics.json has no"):
+            published.holds(CLAIMS[name], found)
+
+
+def test_each_published_number_is_read_where_the_paper_reads_it(results):
+    row = dict.fromkeys(published.COLUMNS) | {"metric": "r2_rotation", "target": "relative", "context_length": None}
+    ours = lambda **cell: summary.counterpart(row | cell, results, SELECT)  # noqa: E731
+    at = ("relative", "paper", "parametric", "r2_rotation", "pooled")
+    simclr, main = results["simclr"], results["contextssl"]
+    representation = metrics.values(simclr, "r2", "representation", *at)
+    assert ours(artefact="figure-3", method="simclr")[0] == representation
+    embedded = metrics.values(simclr, "r2", "embedding", "none", "c0", *at)
+    assert ours(artefact="table-11", method="simclr")[0] == embedded
+    change = ours(artefact="table-19", method="simclr", variant="change")
+    assert change == ([a - b for a, b in zip(embedded, representation)], None)
+    cell = {"artefact": "table-6", "method": "contextssl", "environment": "color", "context_length": 2}
+    found, floor = ours(**cell)
+    assert found == metrics.values(main, "r2", "embedding", "color", "c2", *at)
+    assert floor == main["seeds"][0]["floor"]["relative"]["parametric"]["r2_rotation"]["pooled"]
+    cell = {"artefact": "table-9", "method": "contextssl", "environment": "rotation", "variant": "mask_prob=0.90"}
+    assert ours(**cell, context_length=6)[0] == metrics.values(
+        results["mask-090"], "r2", "embedding", "rotation", "c6", *at
+    )
+    cell = {"artefact": "table-1", "method": "sen", "trained_group": "rotation", "variant": "library=validation"}
+    assert ours(**cell, metric="mrr")[0] == metrics.values(
+        results["sen-rotation"], "retrieval", "test", "rotation", "c0", "parametric", "as_released", "mrr"
+    )
+    cell = {"artefact": "table-4", "method": "simclr", "variant": "label_corruption=color", "metric": "top1"}
+    found = metrics.values(results["labels-simclr"], "labels", "color", "c0", "parametric")
+    assert ours(**cell)[0] == [100 * v for v in found]
+    with pytest.raises(KeyError):  # trained here for other groups alone
+        ours(artefact="figure-3", method="sie", trained_group="rotation")
+    with pytest.raises(KeyError, match="prose"):
+        ours(artefact="figure-4", method="contextssl", environment="rotation", metric="best_mask_prob")
 
 
 def test_evaluation_is_the_same_twice_and_simclr_has_no_context(results):
@@ -309,6 +483,41 @@ def test_evaluation_is_the_same_twice_and_simclr_has_no_context(results):
         metrics.values(results["simclr"], "r2", "no-such")
 
 
+@pytest.mark.parametrize("name, asked", [("sen-rotation", "rotation"), ("sen-both", "rotation+color")])
+def test_an_equivariant_baseline_is_asked_for_what_it_was_trained_for(results, name, asked):
+    result = results[name]["seeds"][0]
+    assert list(result["r2"]["embedding"]) == ["none"] and list(result["r2"]["embedding"]["none"]) == ["c0"]
+    for library in ("test", "validation", "train"):
+        assert list(result["retrieval"][library]) == [asked]
+        assert list(result["retrieval"][library][asked]) == ["c0"]
+        assert 0 < result["retrieval"][library][asked]["c0"]["all"]["mrr"] <= 1
+    assert summary.identify(results[name]) == ("sen", asked)
+
+
+def test_a_model_that_never_saw_an_action_is_read_under_contexts_without_one(results):
+    alone, full = (results[name]["seeds"][0] for name in ("simclr-plus-c0", "simclr-plus"))
+    assert list(alone["r2"]["embedding"]["none"]) == ["c0"] and list(full["top1"]["embedding"]["none"]) == ["c0", "c6"]
+    assert alone["retrieval"] == full["retrieval"] == {}
+    # The same untrained model: without a context nothing differs.
+    assert alone["r2"]["embedding"]["none"]["c0"] == full["r2"]["embedding"]["none"]["c0"]
+    assert summary.identify(results["simclr-plus-c0"]) == ("simclr-plus-c0", None)
+    assert summary.identify(results["simclr-plus"]) == ("simclr-plus", None)
+
+
+def test_labels_are_scored_by_both_rules(views):
+    """A classifier that always says 1 is right about a third of the objects by the rule of color, and one that says 11
+    by the rule of rotation."""
+    for answer, rule, other in ((1, "color", "rotation"), (11, "rotation", "color")):
+        for name, lengths in (("labels-simclr", ["c0"]), ("labels-contextssl", ["c0", "c2", "c6"])):
+            model = untrained(name)
+            torch.nn.init.zeros_(model.classifier.weight)
+            model.classifier.bias.data = F.one_hot(torch.tensor(answer), 13).float()
+            found = evaluate.evaluate_run(model, views, ONE_PROBE)["labels"]
+            assert list(found[rule]) == list(found[other]) == lengths
+            assert [v["all"] for v in found[rule].values()] == pytest.approx([1 / 3] * len(lengths))
+            assert {v["all"] for v in found[other].values()} == {0}
+
+
 def test_embedding_after_a_context_equals_the_token_in_the_sequence(results, views):
     """What `read` computes from cached keys is what the transformer computes for a y-token at that place."""
     model = results["model"].eval()
@@ -317,13 +526,13 @@ def test_embedding_after_a_context_equals_the_token_in_the_sequence(results, vie
     query = torch.tensor([[92, 93]])
     features = evaluate.encode(model, views, torch.cat([rows, query]).flatten(), torch.device("cpu"))
     actions = action(views.targets[rows[:, 0]], views.targets[rows[:, 1]])
-    x = torch.cat([evaluate.masked_action(actions, "rotation"), torch.zeros(1, 6)])
+    x = torch.cat([evaluate.masked_action(actions, "rotation", GROUPS), torch.zeros(1, 6)])
     assert (x[:, 4:] == 0).all() and (x[:3, :4] != 0).all()
     tokens = torch.stack([x, torch.zeros_like(x)], 1).flatten(0, 1)
     with torch.no_grad():
         whole = model.predictor(features[None], tokens[None], [pair_causal_mask(8)[None]] * 2)[0, -1]
     cache = evaluate.context_caches(model, views, SETTINGS, torch.device("cpu"))["rotation"]
-    alone = evaluate.embed(model.predictor, features[-1:], None, cache)[0]
+    alone = evaluate.embed(model, features[-1:], None, cache)[0]
     torch.testing.assert_close(alone, F.normalize(whole, dim=0), rtol=1e-4, atol=1e-5)
 
 
@@ -335,18 +544,45 @@ def test_probe_images_are_spread_evenly_over_objects(views):
 
 def test_figures_are_the_same_bytes_twice(results, views, tmp_path):
     plotting.style()
-    for model in (results["model"], results["invariant"]):
-        arrays = evaluate.neighbors(model, views, SETTINGS, examples=1, k=2)
-        for name in "ab":
-            plotting.save(plotting.neighbor_grid(arrays, [0, 1]), tmp_path / name)
-        for suffix in ("png", "svg"):
-            assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    arrays = evaluate.neighbors(results["model"], views, SETTINGS, examples=1, k=2)
+    rows = {"longest": [(str(kind), arrays["neighbors"][0, i, -1]) for i, kind in enumerate(arrays["kinds"])]}
+    rows["best possible"] = [("rotation", [1, 2]), ("color", [1, 2])]
+    within = {"rotation": 30.0, "color": 0.1}
+    for name in "ab":
+        fig = plotting.neighbor_grid(arrays["images"][0], arrays["latents"][0], rows, within, ["left", "right"])
+        plotting.save(fig, tmp_path / name)
+        plotting.plt.close(fig)
+    for suffix in ("png", "svg"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_an_invariant_model_is_asked_with_the_source_itself(results, views):
+    arrays = evaluate.neighbors(results["invariant"], views, SETTINGS, examples=1, k=2)
+    assert (list(arrays["kinds"]), list(arrays["lengths"])) == (["none"], [0])
+    assert arrays["neighbors"].shape == (2, 1, 1, 2) and arrays["neighbors"].min() >= 1
 
 
 def test_pose_and_hue_errors():
     quarter = np.array([0, 0, np.sin(np.pi / 4), np.cos(np.pi / 4)])
     assert plotting.pose_error(quarter, np.array([0, 0, 0, -1.0])) == pytest.approx(90)
     assert plotting.hue_error(np.array([0.95, 0.5]), np.array([0.05, 0.5])) == pytest.approx(0.05)
+    latents = np.array([[0, 0, 0, 1, 0.95, 0.5], [*quarter, 0.05, 0.5]])
+    errors = plotting.target_errors(np.stack([latents, latents[::-1]]))
+    assert errors["rotation"] == pytest.approx(np.array([[90, 0]] * 2), abs=1e-4)
+    assert errors["color"] == pytest.approx(np.array([[0.05, 0]] * 2))
+
+
+def test_a_neighbor_is_marked_by_what_is_asked():
+    """View 2 has the pose of the target and another color: right about rotation, wrong about color."""
+    target = np.array([0, 0, 1, 0, 0.1, 0.2])
+    latents = np.array([[0, 0, 0, 1, 0.1, 0.2], target, target + [0, 0, 0, 0, 0.3, 0.3]])
+    rows = {group: [(group, [2])] for group in ("rotation", "color")}
+    fig = plotting.neighbor_grid(np.zeros((3, 4, 4, 3), np.uint8), latents, rows, {"rotation": 30.0, "color": 0.1})
+    shown = {text.get_text(): ax for ax in fig.axes for text in ax.texts}
+    styles = {mark: ax.spines["left"].get_linestyle() for mark, ax in shown.items() if mark.startswith(("✓", "✗"))}
+    assert set(styles) == {"✓ 0°", "✗ hue 0.30"}
+    assert styles["✓ 0°"] == "-" != styles["✗ hue 0.30"]
+    plotting.plt.close(fig)
 
 
 def test_classes_are_those_of_scikit_learn_at_the_penalty_chosen_on_validation():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lib.losses import auxiliary_loss, info_nce, info_nce_batch, nt_xent
+from lib.losses import auxiliary_loss, info_nce, info_nce_batch, nt_xent, vicreg_terms
 
 
 def cosine(a, b):
@@ -89,3 +89,5 @@ def test_shapes_that_do_not_fit_are_refused():
         info_nce(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4), 0.1)
     with pytest.raises(ValueError, match="one shape"):
         nt_xent(torch.zeros(3, 4), torch.zeros(2, 4), 0.1)
+    with pytest.raises(ValueError, match=r"N >= 2; got \(1, 4\)"):
+        vicreg_terms(torch.zeros(1, 4), torch.zeros(1, 4))

@@ -57,6 +57,15 @@ def test_encoders_read_stored_bytes():
     assert AuxiliaryPredictor(5, 7, 6)(torch.randn(2, 3, 5)).shape == (2, 3, 6)
 
 
+def test_the_encoder_of_tables_reads_columns_as_they_are():
+    torch.manual_seed(0)
+    rows, encoder = torch.randn(4, 9), Encoder("mlp", 20, 9, False)
+    assert list(encoder.state_dict()) == [f"net.{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")]
+    z = encoder(rows)
+    assert z.shape == (4, 20) and z.min() < 0  # the last layer is linear
+    assert torch.allclose(encoder(rows[2:3]), z[2:3], atol=1e-6)  # a row knows nothing of its batch
+
+
 def test_widths_that_do_not_fit_are_refused(transformer):
     with pytest.raises(ValueError, match="must be 512"):
         Encoder("resnet18", 256, 32, False)

@@ -1,6 +1,8 @@
 """The schema of params.yaml: what it accepts, and the one sentence it gives for everything else."""
 
 import copy
+import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -13,13 +15,24 @@ ROOT = Path(__file__).parents[1]
 PROFILES = {name: ROOT / "profiles" / f"{name}.yaml" for name in params.PROFILES}
 
 
-def read(path):
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+@functools.cache
+def loaded(name):
+    """A profile's params, not to be changed by a test."""
+    return params.load(PROFILES[name])
+
+
+@functools.cache
+def _small():
+    """laptop.yaml with a registry of few runs, which is faster to read."""
+    mapping = YAML(typ="safe", pure=True).load(PROFILES["laptop"].read_text(encoding="utf-8"))
+    mapping["runs"] = {name: mapping["runs"][name] for name in ("contextssl", "simclr", "sie-both")}
+    mapping["select"] = {section: [] for section in mapping["select"]} | {"runs": list(mapping["runs"])}
+    return mapping
 
 
 def write(tmp_path, key, value, drop=False):
-    """laptop.yaml with one dotted key changed or taken out."""
-    mapping = read(PROFILES["laptop"])
+    """A small registry's laptop.yaml with one dotted key changed or taken out."""
+    mapping = copy.deepcopy(_small())
     *path, last = key.split(".")
     inner = mapping
     for part in path:
@@ -41,13 +54,45 @@ def shape(value):
 
 
 def test_profiles_share_keys_and_types():
-    shapes = {name: shape(params.to_dict(params.load(path))) for name, path in PROFILES.items()}
+    shapes = {name: shape(params.to_dict(loaded(name))) for name in PROFILES}
     assert shapes["ci"] == shapes["laptop"] == shapes["paper"]
 
 
 @pytest.mark.parametrize("name", params.PROFILES)
 def test_profile_names_itself(name):
-    assert params.load(PROFILES[name]).profile == name
+    assert loaded(name).profile == name
+
+
+def test_runs_have_one_method_and_one_choice_of_groups_in_every_profile():
+    about = [{name: (run.method, run.groups) for name, run in loaded(profile).runs.items()} for profile in PROFILES]
+    assert about[0] == about[1] == about[2]
+
+
+@pytest.mark.parametrize("name", params.PROFILES)
+def test_every_run_that_is_computed_is_shown(name):
+    select = params.to_dict(loaded(name))["select"]
+    assert set(select.pop("runs")) == {run for runs in select.values() for run in runs}
+
+
+@pytest.mark.parametrize("name", params.PROFILES)
+def test_a_run_is_what_its_name_says(name):
+    for run, spec in loaded(name).runs.items():
+        resolved = params.resolve(loaded(name), run)
+        start, end = resolved.context.mask_probability, resolved.context.mask_probability_end
+        if run.startswith("mask-"):
+            assert start == end == int(run.removeprefix("mask-")) / 100
+        if spec.method in ("simclr-plus", "vicreg-plus"):
+            # At p = 1 every token is alone, c = 0; at p = 0 it sees its whole past.
+            assert start == (1 if run.endswith("-c0") else 0)
+        assert (resolved.pretrain.label_weight > 0) == run.startswith("labels-")
+        assert (resolved.pretrain.auxiliary_weight == 0) == (run == "without-auxiliary")
+
+
+@pytest.mark.parametrize("name", params.PROFILES)
+def test_the_auxiliary_ablation_changes_one_thing(name):
+    with_it, without = (params.resolve(loaded(name), run) for run in loaded(name).select.auxiliary)
+    pretrain = dataclasses.replace(without.pretrain, auxiliary_weight=with_it.pretrain.auxiliary_weight)
+    assert dataclasses.replace(without, pretrain=pretrain) == with_it
 
 
 def test_params_equal_the_laptop_profile():
@@ -83,8 +128,16 @@ def test_numbers_are_typed_as_declared(tmp_path):
         ("pretrain.steps", None, "pretrain.steps is empty; it must be a whole number."),
         ("pretrain.steps", 0, "pretrain.steps is 0; it must be at least 1."),
         ("model.pretrained", 0, "model.pretrained is 0; it must be true or false."),
-        ("context.mask_probability", 1.0, "context.mask_probability is 1; it must be at least 0 and below 1."),
+        ("context.mask_probability", 1.5, "context.mask_probability is 1.5; it must be at least 0 and at most 1."),
         ("context.mask_unit", "tokens", "choose one of: token, pair; did you mean token?"),
+        ("model.projector_out", 1, "model.projector_out is 1; it must be at least 2."),
+        ("pretrain.label_weight", -1.0, "pretrain.label_weight is -1; it must be at least 0."),
+        ("pretrain.label_shift", 0, "pretrain.label_shift is 0; it must be at least 1."),
+        ("baselines.variance_weight", -0.1, "baselines.variance_weight is -0.1; it must be at least 0."),
+        ("baselines.variance", 1.0, "'baselines.variance' is an unknown key; did you mean variance_weight?"),
+        ("evaluate.probes", ["mlp"], "evaluate.probes[0] is the text 'mlp'; choose one of: paper, linear, ridge"),
+        ("evaluate.probes", [], "evaluate.probes is []; name at least one, and each once."),
+        ("evaluate.context_kinds", ["none", "none"], "evaluate.context_kinds is ['none', 'none']; name at least one"),
         ("model", 3, "model is 3; it must be a mapping of keys to values."),
         ("runs.simclr.seeds", 0, "runs.simclr.seeds is 0; it must be a list, in square brackets."),
         ("runs.simclr.seeds", [0, 0], "runs.simclr.seeds is [0, 0]; name each one once."),
@@ -93,7 +146,17 @@ def test_numbers_are_typed_as_declared(tmp_path):
             ["0"],
             "runs.simclr.seeds[0] is the text '0'; it must be a whole number, without quotes.",
         ),
-        ("runs.contextssl.groups", [], "runs.contextssl.groups is empty"),
+        ("runs.simclr.method", "simclr-pluss", "the text 'simclr-pluss'; choose one of: contextssl, simclr, vicreg"),
+        ("runs.contextssl.groups", [], "runs.contextssl.groups is empty; contextssl needs at least one"),
+        ("runs.sie-both.groups", [], "runs.sie-both.groups is empty; sie needs at least one of rotation, color."),
+        ("runs.sie-both.groups", ["rotation", "none"], "runs.sie-both.groups has none, the group of contexts without"),
+        ("runs.simclr.groups", ["color"], "runs.simclr.groups is ['color']; simclr takes no action, so give []."),
+        ("runs.sie-both.groups", ["color", "color"], "runs.sie-both.groups is ['color', 'color']; name each one once."),
+        (
+            "runs.sie-both.overrides",
+            {"baselines": {"equivariance": 4.5}},
+            "'runs.sie-both.overrides.baselines.equivariance' is an unknown key; did you mean equivariance_weight?",
+        ),
         ("runs.simclr.overrides", {"contxt": {}}, "'runs.simclr.overrides.contxt' is an unknown section to override"),
         (
             "runs.simclr.overrides",
@@ -110,6 +173,9 @@ def test_numbers_are_typed_as_declared(tmp_path):
             {"model": {"block_size": 16}},
             "evaluate.context_lengths has 126, but model.block_size = 16 leaves room for at most 14 tokens",
         ),
+        ("select.main", ["vicreg"], "select.main has vicreg, which select.runs lacks; add it there."),
+        ("select.labels", ["simclr", "simclr"], "select.labels is ['simclr', 'simclr']; name each run once."),
+        ("select.runs", [], "select.runs is empty; name at least one of: contextssl, simclr, sie-both."),
         ("select.runs", ["simclrr"], "'simclrr' is an unknown run in select.runs; did you mean simclr?"),
         ("evaluate.context_lengths", [0, 2, 128], "model.block_size = 128 leaves room for at most 126 tokens"),
         ("evaluate.context_lengths", [0, 3], "evaluate.context_lengths has 3; a context is made of pairs"),
@@ -144,8 +210,14 @@ def test_files_that_are_absent_or_no_yaml(tmp_path):
         params.load(tmp_path / "params.yaml")
 
 
-def test_overrides_are_merged_for_their_run_alone():
-    settings = params.load(PROFILES["laptop"])
+def test_names_of_runs(tmp_path):
+    """They become names of stages, files and folders."""
+    with pytest.raises(ValueError, match="runs.Sim_CLR: the name names stages and files; use lower-case letters"):
+        params.load(write(tmp_path, "runs.Sim_CLR", _small()["runs"]["simclr"]))
+
+
+def test_overrides_are_merged_for_their_run_alone(tmp_path):
+    settings = params.load(write(tmp_path, "profile", "laptop"))
     settings.runs["simclr"].overrides["context"]["mask_probability"] = 0.9
     assert params.resolve(settings, "simclr").context.mask_probability == 0.9
     assert params.resolve(settings, "contextssl").context.mask_probability == 0.5
@@ -154,8 +226,8 @@ def test_overrides_are_merged_for_their_run_alone():
 
 
 def test_a_notebook_needs_only_its_own_sections():
-    mapping = read(PROFILES["laptop"])
-    given = {"pretrain": copy.deepcopy(mapping["pretrain"]), "runs": {"simclr": mapping["runs"]["simclr"]}}
+    mapping = copy.deepcopy(_small())
+    given = {"pretrain": mapping["pretrain"], "runs": {"simclr": mapping["runs"]["simclr"]}}
     given["runs"]["simclr"]["overrides"] = {"pretrain": {"steps": 7}, "evaluate": {"probe_epochs": 3}}
     resolved = params.resolve(params.from_dict(given), "simclr")
     assert (resolved.pretrain.steps, resolved.evaluate) == (7, None)

@@ -1,0 +1,149 @@
+"""UCI Adult and fairness: loader errors, the flip, what the pipeline is fitted on, metrics at values known by hand."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lib import adult, fairness
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return adult.read(ROOT / adult.FILE)
+
+
+@pytest.fixture(scope="module")
+def few(frame):
+    """4,000 persons and their splits, in the file's order."""
+    keep = np.r_[0:1000, 20_000:23_000]
+    return frame.iloc[keep].reset_index(drop=True), adult.split()[keep]
+
+
+# ---- the file
+
+
+def test_official_split_and_counts(frame):
+    split, rich = adult.split(), frame["income"] == ">50K"
+    assert (split[: adult.TEST] == "test").all() and (split[adult.TEST :] != "test").all()
+    assert (rich[split == "test"].sum(), rich[split != "test"].sum()) == (3846, 7841)
+    assert (split == "validation").sum() == round(0.2 * (adult.TOTAL - adult.TEST))
+    assert (split == adult.split()).all() and (split != adult.split(seed=1)).any()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f.drop(columns="race"), "lacks the column 'race'"),
+        (lambda f: f.iloc[:-1], "has 48841 rows, but Adult has 48842"),
+        (lambda f: f.assign(race=f["race"].where(f.index > 0, "Martian")), "'race' has the unknown category 'Martian'"),
+        (lambda f: f.assign(age=f["age"].astype(str)), "'age' must hold whole numbers"),
+    ],
+)
+def test_wrong_file_is_one_sentence(frame, tmp_path, spoil, message):
+    path = tmp_path / "adult.parquet"
+    spoil(frame).to_parquet(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        adult.read(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_missing_or_broken_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dvc pull"):
+        adult.read(tmp_path / "no.parquet")
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        adult.read(broken)
+
+
+# ---- persons as views
+
+
+def test_flip_changes_gender_alone(few):
+    views, columns = adult.views(*few)
+    rows = views.images.unflatten(0, (-1, 2))
+    changed = (rows[:, 0] != rows[:, 1]).any(0).nonzero().flatten().tolist()
+    assert [columns[c] for c in changed] == ["gender_Female", "gender_Male"] and changed == [0, 1]
+    gender = views.targets.view(-1, 2)
+    assert torch.equal(gender[:, 1], 1 - gender[:, 0])
+    assert torch.equal(rows[:, 0, 1], gender[:, 0]), "gender 1 is Male"
+    assert set(views.action(gender[:, :1], gender[:, 1:]).flatten().tolist()) == {-1.0, 1.0}
+
+
+def test_pipeline_is_fitted_on_training_persons_alone(few):
+    frame, split = few
+    before, names = adult.views(frame, split)
+    changed = frame.copy()
+    changed.loc[split != "train", "age"] = 90
+    changed.loc[split != "train", "native-country"] = "Cambodia"
+    after, same = adult.views(changed, split)
+    assert names == same
+    train = fairness.persons(before, "train")
+    assert torch.equal(before.images[train], after.images[train])
+    assert before.images[train][:, names.index("age")].mean().abs() < 1e-5
+
+
+# ---- fairness, by hand
+
+TRUTH = np.array([1, 1, 1, 1, 0, 0, 0, 0] + [1, 1, 0, 0, 0, 0, 0, 0])
+GROUP = np.repeat([0, 1], 8)
+
+
+@pytest.mark.parametrize(
+    ("decision", "odds", "opportunity", "parity"),
+    [
+        (TRUTH, 0, 0, 0.25),  # perfect: base rates 1/2 and 1/4 differ
+        (np.zeros(16, int), 0, 0, 0),  # constant
+        (1 - GROUP, 1, 1, 1),  # by group alone
+        (np.array([1, 1, 0, 0, 0, 0, 0, 0] + [1, 0, 0, 0, 0, 0, 0, 0]), 0, 0, 0.125),  # half of those who deserve it
+        (np.array([1, 1, 1, 1, 0, 0, 0, 0] + [1, 1, 1, 1, 1, 0, 0, 0]), 0.5, 0, 0.125),  # 3/6 false yeses in group 1
+    ],
+)
+def test_gaps_by_hand(decision, odds, opportunity, parity):
+    assert fairness.gaps(TRUTH, decision, GROUP) == pytest.approx(
+        {"equalized_odds": odds, "equality_of_opportunity": opportunity, "demographic_parity": parity}
+    )
+
+
+def test_gaps_refuse_a_group_of_one_outcome():
+    with pytest.raises(ValueError, match="The group 1 has 8 persons of one outcome only"):
+        fairness.gaps(np.where(GROUP == 1, 0, TRUTH), TRUTH, GROUP)
+
+
+def made_up(count=600):
+    """Persons whose table has a column that goes with the attribute, and whose outcome does, too."""
+    rng = np.random.default_rng(0)
+    attribute = rng.integers(0, 2, count)
+    proxy = np.where(rng.random(count) < 0.8, attribute, 1 - attribute)
+    outcome = np.where(rng.random(count) < 0.7, proxy, rng.integers(0, 2, count))
+    twice = np.stack([attribute, 1 - attribute], 1).reshape(-1)
+    rows = np.stack([twice, np.repeat(proxy, 2)], 1).astype(np.float32)
+    split = np.array(["train", "validation", "test"])[np.arange(count) % 3]
+    return SimpleNamespace(
+        images=torch.from_numpy(rows), targets=torch.from_numpy(twice[:, None].astype(np.float32)), views=2,
+        objects=lambda name: torch.from_numpy(np.flatnonzero(split == name)),
+    ), {"outcome": outcome}  # fmt: skip
+
+
+def test_read_tells_the_attribute_from_its_proxies():
+    views, outcomes = made_up()
+    rows = views.images.numpy()
+    whole, without = (fairness.read(table, views, outcomes) for table in (rows, rows[:, 1:]))
+    assert whole["attribute"] == {"recorded": 1, "flipped": 1, "standardized": 1}
+    assert without["attribute"]["recorded"] == pytest.approx(0.8, abs=0.08), "the proxy helps for persons as they are"
+    assert without["attribute"]["flipped"] == 0.5, "flipped persons have the proxy of the other attribute"
+    assert without["outcome"]["auc"] > 0.7
+
+
+def test_references_know_what_they_may():
+    views, outcomes = made_up()
+    found = fairness.references(views, outcomes, slice(0, 1))
+    constant = found["majority"]["outcome"]
+    assert constant["auc"] == 0.5 and constant["equalized_odds"] == constant["demographic_parity"] == 0
+    assert found["boosting"]["attribute"]["recorded"] == pytest.approx(0.8, abs=0.08)
+    assert set(found["boosting_blind"]["outcome"]) == set(found["boosting"]["outcome"])

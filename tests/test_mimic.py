@@ -1,0 +1,145 @@
+"""Hospital records: the schema, the reader's errors, the split by patient, and the known effect of gender."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import mimic
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return mimic.synthetic(seed=3, patients=1500)
+
+
+@pytest.fixture(scope="module")
+def records(tables):
+    return mimic.build_records(tables, seed=3)
+
+
+def write(tables, folder, lower=False):
+    for i, (name, frame) in enumerate(tables.items()):
+        frame = frame.rename(columns=str.lower) if lower else frame
+        frame.to_csv(folder / f"{name}.csv{'.gz' if i % 2 else ''}", index=False)
+
+
+def test_synthetic_tables_have_the_schema_and_are_pinned(tables):
+    assert {name: tuple(frame.columns) for name, frame in tables.items()} == mimic.COLUMNS
+    again, other = mimic.synthetic(seed=3, patients=1500), mimic.synthetic(seed=4, patients=1500)
+    assert all(frame.equals(again[name]) for name, frame in tables.items())
+    assert not tables["ADMISSIONS"].equals(other["ADMISSIONS"])
+
+
+@pytest.mark.parametrize("lower", [False, True], ids=["upper", "lower"])
+def test_round_trip_through_files_gives_the_same_records(tables, records, tmp_path, lower):
+    write(tables, tmp_path, lower)
+    read = mimic.build_records(mimic.read_tables(tmp_path), seed=3)
+    assert (read.columns, read.treatments, read.left_out) == (records.columns, records.treatments, records.left_out)
+    for name in ("features", "gender", "stay", "treatment", "subject", "split"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(records, name))
+
+
+def test_records_by_hand():
+    """Three patients: an old woman of two stays, a man, a child; the rules of the docstring one by one."""
+    rows = {
+        "PATIENTS": [("1", "F", "1850-01-01"), ("2", "M", "2100-01-01"), ("3", "M", "2140-01-01")],
+        "ADMISSIONS": [
+            (p, h, "2150-01-01 00:00:00", f"2150-01-{day} 00:00:00", "URGENT", "Private", None, "BLACK/CAPE VERDEAN")
+            for p, h, day in (("1", "10", "08"), ("1", "11", "09"), ("2", "12", "02"), ("3", "13", "02"))
+        ],
+        "ICUSTAYS": [(h, "MICU", "2150-01-01") for h in ("10", "11", "12", "13")],
+        "DIAGNOSES_ICD": [("10", "2", "0389"), ("10", "1", "V3000"), ("11", "1", "E8780"), ("12", "1", "41401"),
+                          ("12", "2", None), ("13", "1", "7981")],
+        "PRESCRIPTIONS": [("10", "MAIN", "Aspirin"), ("10", "MAIN", "aspirin "), ("10", "MAIN", "Heparin"),
+                          ("11", "BASE", "D5W"), ("11", "MAIN", "Heparin"), ("12", "MAIN", "Heparin"),
+                          ("13", "MAIN", "Heparin")],
+    }  # fmt: skip
+    tables = {name: pd.DataFrame(r, columns=mimic.COLUMNS[name], dtype=object) for name, r in rows.items()}
+    parts = {"1": "train", "2": "validation", "3": "test"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mimic, "split_of", lambda subjects, seed: np.array([parts[s] for s in subjects]))
+        with pytest.raises(ValueError, match="No admission is left for the part test: {'below 18 years': 1"):
+            mimic.build_records(tables, seed=0)
+        patch.setattr(mimic, "SHARES", {"train": 0.6, "validation": 0.4})
+        found = mimic.build_records(tables, seed=0)
+    frame = pd.DataFrame(found.features, columns=found.columns)
+    assert found.stay.tolist() == [7, 8, 1] and found.long_stay.tolist() == [0, 1, 0]
+    assert [found.treatments[t] for t in found.treatment] == ["aspirin", "heparin", "heparin"]
+    assert frame["gender"].tolist() == [-1, -1, 1]
+    assert frame["primary: supplementary"].tolist() == [1, 0, 0] and frame["any: infectious"].tolist() == [1, 0, 0]
+    assert frame["primary: external"].tolist() == [0, 1, 0] and frame["primary: circulatory"].tolist() == [0, 0, 1]
+    assert frame["ethnicity: BLACK"].all() and frame["marital_status: UNKNOWN (DEFAULT)"].all()
+    assert frame["age"].tolist()[:2] == [0, 0]  # 300 years are 90 for both of her stays, the training mean
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "sentence"),
+    [
+        ("PATIENTS", "GENDER", "X", 'PATIENTS has the value "X" in GENDER .*; known are: F, M.'),
+        ("ADMISSIONS", "INSURANCE", None, "ADMISSIONS has an empty cell in INSURANCE"),
+        ("ADMISSIONS", "DISCHTIME", "soon", "ADMISSIONS has a DISCHTIME that is no time"),
+        ("ADMISSIONS", "SUBJECT_ID", "7", "the SUBJECT_ID 7, which PATIENTS lacks"),
+        ("DIAGNOSES_ICD", "ICD9_CODE", "Q12", 'the ICD9_CODE "Q12", which is no ICD-9 code'),
+    ],
+)
+def test_what_is_unknown_is_one_sentence(tables, table, column, value, sentence):
+    frame = tables[table].copy()
+    frame.loc[0, column] = value
+    with pytest.raises(ValueError, match=sentence) as error:
+        mimic.build_records(tables | {table: frame}, seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_columns_are_one_sentence(tables, tmp_path):
+    with pytest.raises(FileNotFoundError, match='The MIMIC-III folder ".*absent" is missing; set mimic.root'):
+        mimic.read_tables(tmp_path / "absent")
+    write(tables | {"ADMISSIONS": tables["ADMISSIONS"].drop(columns="INSURANCE")}, tmp_path)
+    with pytest.raises(ValueError, match=r"ADMISSIONS.csv.gz cannot be used: the column INSURANCE is missing"):
+        mimic.read_tables(tmp_path)
+    (tmp_path / "ADMISSIONS.csv.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"ADMISSIONS.csv.gz cannot be used: .*; copy it again."):
+        mimic.read_tables(tmp_path)
+    (tmp_path / "PATIENTS.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"PATIENTS.csv \(or .csv.gz\) is missing"):
+        mimic.read_tables(tmp_path)
+
+
+def test_patients_never_cross_splits(records):
+    parts = [set(records.subject[records.split == part]) for part in mimic.SHARES]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(set(records.subject))
+    assert len(records.subject) > len(set(records.subject))
+    np.testing.assert_allclose([len(p) / 1500 for p in parts], list(mimic.SHARES.values()), atol=0.001)
+
+
+def test_flipping_changes_the_gender_alone(records):
+    views = mimic.to_views(records, "synthetic")
+    recorded, flipped = views.images.unflatten(0, (-1, 2)).unbind(1)
+    torch.testing.assert_close(flipped[:, 0], -recorded[:, 0])
+    torch.testing.assert_close(flipped[:, 1:], recorded[:, 1:])
+    genders = views.targets.unflatten(0, (-1, 2))[..., 0]
+    assert genders[:, 0].tolist() == records.gender.tolist() and (genders.sum(1) == 1).all()
+    assert set(views.action(genders[:, :1], genders[:, 1:]).flatten().tolist()) == {-1.0, 1.0}
+    assert views.images.dtype == torch.float32 and recorded[:, 0].abs().eq(1).all()
+
+
+def test_treatment_depends_on_gender_given_the_diagnosis(records):
+    """Shares in the records are those of the model, which differ by gender."""
+    model = mimic.treatment_table()
+    np.testing.assert_allclose(model.sum(-1), 1)
+    diagnosis = records.features[:, records.columns.index("primary: circulatory")] > 0
+    letters = [records.treatments.index(f"drug {chr(97 + i)}") for i in range(mimic.TREATMENTS)]
+    for gender in (0, 1):
+        of_group = records.treatment[diagnosis & (records.gender == gender)]
+        share = np.bincount(of_group, minlength=mimic.TREATMENTS)[letters] / len(of_group)
+        np.testing.assert_allclose(share, model[0, gender], atol=4 * np.sqrt(0.25 / len(of_group)))
+    assert np.abs(model[0, 0] - model[0, 1]).max() > 0.3
+
+
+def test_best_possible_rules_use_the_gender_where_it_matters():
+    found = mimic.bayes(seed=0, admissions=50_000)
+    told, untold = found["bayes"], found["bayes_blind"]
+    assert told["treatment"]["accuracy"] > untold["treatment"]["accuracy"] + 0.1
+    assert told["los"]["accuracy"] > untold["los"]["accuracy"]
+    assert told["los"]["equalized_odds"] > untold["los"]["equalized_odds"] > 0.03
+    assert 0.5 < untold["attribute"]["recorded"] < 0.65
