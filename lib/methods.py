@@ -36,7 +36,8 @@ def build(params: Params, method: str, groups: tuple[str, ...], views: Views) ->
     if method in ("simclr", "vicreg"):
         model, width = _PAIRWISE[method](spec, size), spec.projector_out
     elif method in _PAIRWISE:
-        model, width = _PAIRWISE[method](spec, size, groups, views.groups, action_std), spec.projector_out
+        model = _PAIRWISE[method](spec, size, groups, views.groups, action_std)
+        width = spec.projector_out // 2 if method == "sie" else spec.projector_out
     else:
         auxiliary = method == "contextssl" and params.pretrain.auxiliary_weight > 0
         model, width = ContextSSL(spec, size, mean, std, action_std, auxiliary), spec.output_dim

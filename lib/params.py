@@ -416,14 +416,15 @@ def _check_whole(params: Params) -> None:
             raise ValueError(f"runs.{name}.dataset is mimic3, but mimic.root is empty; name the folder.")
     if not params.select.runs:
         raise ValueError(f"select.runs is empty; name at least one of: {', '.join(params.runs)}.")
+    for name in params.select.runs:
+        if name not in params.runs:
+            raise ValueError(_unknown(name, name, params.runs, "run in select.runs"))
     for section, names in dataclasses.asdict(params.select).items():
         if len(set(names)) < len(names):
             raise ValueError(f"select.{section} is {list(names)}; name each run once.")
         if missing := [name for name in names if name not in params.select.runs]:
             raise ValueError(f"select.{section} has {missing[0]}, which select.runs lacks; add it there.")
     for name in params.select.runs:
-        if name not in params.runs:
-            raise ValueError(_unknown(name, name, params.runs, "run in select.runs"))
         if params.runs[name].dataset != data.name:
             raise ValueError(
                 f"runs.{name}.dataset is {params.runs[name].dataset}, but data.name is {data.name}; "
