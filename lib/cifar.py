@@ -15,6 +15,7 @@ from typing import Any
 
 import papermill
 from ruamel.yaml import YAML
+from traitlets.config import Config
 
 from lib import params as schema
 from lib import run
@@ -57,6 +58,7 @@ def execute(stage_name: str, items: dict[str, str], changed: dict[str, Any]) -> 
     papermill.execute_notebook(
         stage["notebook"], executed, parameters=run.declared_values(changed, stage["params"], items),
         kernel_name="python3", language="python", progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
+        config=Config(KernelManager={"transport": "ipc"}),  # as in lib/run.py
     )  # fmt: skip
     return time.monotonic() - start
 
