@@ -207,7 +207,7 @@ def build_records(tables: Mapping[str, pd.DataFrame], seed: int) -> Records:
         nonlocal rows
         left_out[reason], rows = int((~np.asarray(kept)).sum()), rows[np.asarray(kept)]
 
-    leave_out("below 18 years", rows["AGE"] >= 18)
+    leave_out("an age below 18", rows["AGE"] >= 18)
     leave_out("a stay that ends before it begins", rows["STAY"] > 0)
     leave_out("no diagnosis", rows.index.isin(diagnoses["HADM_ID"]))
     leave_out("no ICU stay", rows.index.isin(stays["HADM_ID"]))

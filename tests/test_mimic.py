@@ -59,7 +59,7 @@ def test_records_by_hand():
     parts = {"1": "train", "2": "validation", "3": "test"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mimic, "split_of", lambda subjects, seed: np.array([parts[s] for s in subjects]))
-        with pytest.raises(ValueError, match="No admission is left for the part test: {'below 18 years': 1"):
+        with pytest.raises(ValueError, match="No admission is left for the part test: {'an age below 18': 1"):
             mimic.build_records(tables, seed=0)
         patch.setattr(mimic, "SHARES", {"train": 0.6, "validation": 0.4})
         found = mimic.build_records(tables, seed=0)
