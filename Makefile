@@ -22,7 +22,8 @@ reproduce: environment
 	@echo "== Done: tables and figures in results/, the book in build/book/index.html"
 
 test: environment
-	@echo "== Tests; the last ones run the whole pipeline at tiny sizes and take some minutes"
+	@echo "== Pinned data out of the clone, then tests; the last ones run the whole pipeline at tiny sizes: some minutes"
+	dvc pull --quiet data.dvc
 	python -m pytest
 
 ci: environment
