@@ -9,6 +9,7 @@ import html
 import re
 import shutil
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -122,6 +123,16 @@ def title(notebook: NotebookNode, name: str) -> str:
     return f"{heading} ({run})" if run else heading
 
 
+def _entry(group: list[tuple[str, str]]) -> str:
+    """A line of the contents: one page, or one notebook with a link for each of its runs."""
+    if len(group) == 1:
+        name, heading = group[0]
+        return f'<li><a href="{name}.html">{html.escape(heading)}</a> <span class="file">{name}</span></li>'
+    heading = html.escape(group[0][1].rpartition(" (")[0])
+    links = ", ".join(f'<a href="{name}.html">{name.partition("-")[2]}</a>' for name, _ in group)
+    return f'<li>{heading}: {links} <span class="file">{group[0][0].partition("-")[0]}</span></li>'
+
+
 def build() -> Path:
     """Writes the book anew; returns its contents page.
 
@@ -151,10 +162,7 @@ def build() -> Path:
         body, _ = exporter.from_notebook_node(notebooks[index])
         page = PAGE.format(title=html.escape(titles[index]), body=body, **bars)
         (BOOK / f"{name}.html").write_text(page, encoding="utf-8")
-    entries = "\n".join(
-        f'<li><a href="{name}.html">{html.escape(heading)}</a> <span class="file">{name}</span></li>'
-        for name, heading in zip(names, titles, strict=True)
-    )
+    entries = "\n".join(_entry(list(group)) for _, group in groupby(zip(names, titles), lambda e: e[0].split("-")[0]))
     body = (
         "<h1>ContextSSL, a reproducible compendium</h1>\n"
         f"<p>The executed notebooks of profile <code>{settings.profile}</code>, in reading order. Change "
