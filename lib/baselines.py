@@ -47,14 +47,7 @@ class VICReg(SimCLR):
 
     def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
         """Variance, invariance and covariance terms; the action is not used."""
-        invariance, variance, covariance = losses.vicreg_terms(self.embed(z1), self.embed(z2))
-        weights = params.baselines
-        total = (
-            weights.invariance_weight * invariance
-            + weights.variance_weight * variance
-            + weights.covariance_weight * covariance
-        )
-        return {"loss": total, "invariance": invariance, "variance": variance, "covariance": covariance}
+        return losses.vicreg(self.embed(z1), self.embed(z2), params.baselines)
 
 
 class _Action(nn.Module):

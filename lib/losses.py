@@ -96,6 +96,21 @@ def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (z1 - z2).square().mean(), (variance_hinge(z1) + variance_hinge(z2)) / 2, covariance
 
 
+def vicreg(z1: Tensor, z2: Tensor, weights) -> dict[str, Tensor]:
+    """VICReg's loss: the weighted sum of `vicreg_terms`, as ``loss``, and the three terms by name.
+
+    Args:
+        z1, z2: (N, E) projections of two views of the same N objects, N >= 2. weights: `params.Baselines`.
+    """
+    invariance, variance, covariance = vicreg_terms(z1, z2)
+    total = (
+        weights.invariance_weight * invariance
+        + weights.variance_weight * variance
+        + weights.covariance_weight * covariance
+    )
+    return {"loss": total, "invariance": invariance, "variance": variance, "covariance": covariance}
+
+
 def auxiliary_loss(prediction: Tensor, target: Tensor, active: Tensor) -> Tensor:
     """Mean squared error of the auxiliary predictor, on the components of each context's group alone.
 

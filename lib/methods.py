@@ -9,7 +9,7 @@ from lib.data import Views
 from lib.masking import random_context_mask
 from lib.models import ContextSSL, sphere
 from lib.params import Params
-from lib.sampling import active_components, interleave, sample_groups, sample_pairs
+from lib.sampling import Pairs, active_components, interleave, sample_groups, sample_pairs
 
 #: Methods whose projector is replaced by the context transformer (appendix B.4).
 PLUS = ("simclr-plus", "vicreg-plus")
@@ -87,13 +87,11 @@ class ContextSSLStep(nn.Module):
         """``loss`` (weighted sum), ``info_nce``, and where they have a weight ``auxiliary`` and ``label``."""
         context, spec, model = self.params.context, self.params.pretrain, self.model
         contexts, tokens = spec.contexts_per_step, self.params.model.block_size
-        objects, views = targets.shape[:2]
         device = targets.device
-        pairs = sample_pairs(contexts, tokens // 2, objects, views, context.pairs_per_object, generator)
+        pairs, z_x, z_y = _encoded_pairs(model, images, self.params, generator)
         groups = sample_groups(contexts, self.groups, context.group_per, generator)
         active = active_components(groups, self.columns, targets.shape[-1]).to(device)
 
-        z_x, z_y = _gather(model.encoder(images.flatten(0, 1)), pairs.x, pairs.y)
         latents_x, latents_y = _gather(targets.flatten(0, 1), pairs.x, pairs.y)
         a = self.action(latents_x, latents_y) * active[:, None]
 
@@ -118,7 +116,7 @@ class ContextSSLStep(nn.Module):
             total = total + spec.auxiliary_weight * parts["auxiliary"]
         if spec.label_weight:
             # At y-tokens alone: an x-token's own action would give the group away without any context.
-            of_y = labels[pairs.y.to(device) // views].flatten()
+            of_y = labels[pairs.y.to(device) // targets.shape[1]].flatten()
             shifted = torch.tensor([g == "rotation" for g in groups], device=device).repeat_interleave(tokens // 2)
             parts["label"] = label_loss(model, h_y.flatten(0, 1), of_y, shifted, spec.label_shift)
             total = total + spec.label_weight * parts["label"]
@@ -142,9 +140,8 @@ class PlusStep(nn.Module):
         """``loss``, and ``label`` where it has a weight."""
         context, spec, model = self.params.context, self.params.pretrain, self.model
         contexts, tokens = spec.contexts_per_step, self.params.model.block_size
-        objects, views = targets.shape[:2]
-        pairs = sample_pairs(contexts, tokens // 2, objects, views, context.pairs_per_object, generator)
-        features = interleave(*_gather(model.encoder(images.flatten(0, 1)), pairs.x, pairs.y))
+        pairs, z_x, z_y = _encoded_pairs(model, images, self.params, generator)
+        features = interleave(z_x, z_y)
         mask = random_context_mask(contexts, tokens, context.mask_probability, context.mask_unit, generator)
         silence = features.new_zeros(*features.shape[:2], targets.shape[-1])
         h = model.predictor(features, silence, [mask.to(features.device)] * self.params.model.layers)
@@ -152,18 +149,12 @@ class PlusStep(nn.Module):
         if self.method == "simclr-plus":
             total = sum(losses.nt_xent(x, y, spec.temperature) for x, y in zip(h_x, h_y)) / contexts
         else:
-            weights = self.params.baselines
-            invariance, variance, covariance = losses.vicreg_terms(h_x.flatten(0, 1), h_y.flatten(0, 1))
-            total = (
-                weights.invariance_weight * invariance
-                + weights.variance_weight * variance
-                + weights.covariance_weight * covariance
-            )
+            total = losses.vicreg(h_x.flatten(0, 1), h_y.flatten(0, 1), self.params.baselines)["loss"]
         if not spec.label_weight:
             return {"loss": total}
         # No action says which group the context is about; the labels know it all the same.
         shifted = (torch.arange(contexts) % 2 == 0).repeat_interleave(tokens // 2).to(labels.device)
-        of_y = labels[pairs.y.to(labels.device) // views].flatten()
+        of_y = labels[pairs.y.to(labels.device) // targets.shape[1]].flatten()
         label = label_loss(model, h_y.flatten(0, 1), of_y, shifted, spec.label_shift)
         return {"loss": total + spec.label_weight * label, "label": label}
 
@@ -189,6 +180,17 @@ class PairStep(nn.Module):
         shifted = torch.rand(len(of_pair), generator=generator).to(labels.device) < 0.5
         label = label_loss(model, model.embed(z2), of_pair, shifted, spec.label_shift)
         return parts | {"loss": parts["loss"] + spec.label_weight * label, "label": label}
+
+
+def _encoded_pairs(
+    model: ContextSSL, images: Tensor, params: Params, generator: torch.Generator
+) -> tuple[Pairs, Tensor, Tensor]:
+    """The pairs of a step's contexts and the features (B, K, F) of their x and y; each view is encoded once."""
+    spec, pairs = params.pretrain, params.model.block_size // 2
+    drawn = sample_pairs(
+        spec.contexts_per_step, pairs, *images.shape[:2], params.context.pairs_per_object, generator
+    )
+    return drawn, *_gather(model.encoder(images.flatten(0, 1)), drawn.x, drawn.y)
 
 
 def _gather(rows: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
