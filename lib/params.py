@@ -51,8 +51,10 @@ Natural = Annotated[int, Range(at_least=0)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]
-Dataset = Literal["3diebench-mini", "3diebench", "adult", "mimic3-synthetic", "mimic3"]
-Group = Literal["rotation", "color", "gender", "none"]
+Dataset = Literal[
+    "3diebench-mini", "3diebench", "augmented-mini", "cifar10", "cifar10-jpeg", "adult", "mimic3-synthetic", "mimic3"
+]
+Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,38 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """Source images and ranges of hand-crafted augmentations (section 4.4, appendix B.3); see lib/augment.py."""
+
+    name: Literal["augmented-mini", "cifar10", "cifar10-jpeg"]
+    root: str
+    results: str
+    images: Annotated[int, Range(at_least=30)]
+    views: Annotated[int, Range(at_least=2)]
+    seed: Natural
+    crop_area: Annotated[float, Range(above=0, below=1)]
+    crop_ratio: Annotated[float, Range(at_least=1)]
+    blur_sigma: Positive
+    brightness: Annotated[float, Range(above=1)]
+    contrast: Annotated[float, Range(above=1)]
+    saturation: Annotated[float, Range(above=1)]
+    hue: Annotated[float, Range(above=0, at_most=0.5)]
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """What differs where hand-crafted augmentations are run on photographs, beside the pipeline; see lib/cifar.py."""
+
+    images: Annotated[int, Range(at_least=30)]
+    seeds: tuple[Natural, ...]
+    contextssl_steps: Count
+    baseline_steps: Count
+    train_images: Count
+    validation_images: Count
+    test_images: Count
+
+
+@dataclass(frozen=True)
 class Mimic:
     """Hospital records: the folder of the real MIMIC-III, or the size of the synthetic set; see lib/mimic.py."""
 
@@ -226,6 +260,8 @@ class Params:
     pretrain: Pretrain
     baselines: Baselines
     evaluate: Evaluate
+    augment: Augment
+    cifar: Cifar
     mimic: Mimic
     runs: dict[str, Run]
     select: Select
@@ -384,6 +420,11 @@ def _check_whole(params: Params) -> None:
             raise ValueError(f"data.views is {data.views}; it must be at most 24, the views pinned for the miniature.")
         if not data.parametric_objects and not data.real_types:
             raise ValueError("data.parametric_objects is 0 and data.real_types is empty; there must be some objects.")
+    for name, spec in params.runs.items():
+        if spec.dataset in get_args(get_type_hints(Augment)["name"]) and spec.dataset != params.augment.name:
+            raise ValueError(
+                f"runs.{name}.dataset is {spec.dataset}, but augment.name is {params.augment.name}; change one of them."
+            )
     for name, spec in params.runs.items():
         if spec.dataset == "mimic3" and not params.mimic.root:
             raise ValueError(f"runs.{name}.dataset is mimic3, but mimic.root is empty; name the folder.")

@@ -1,5 +1,7 @@
 """Hospital records: the schema, the reader's errors, the split by patient, and the known effect of gender."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,3 +145,15 @@ def test_best_possible_rules_use_the_gender_where_it_matters():
     assert told["los"]["accuracy"] > untold["los"]["accuracy"]
     assert told["los"]["equalized_odds"] > untold["los"]["equalized_odds"] > 0.03
     assert 0.5 < untold["attribute"]["recorded"] < 0.65
+
+
+@pytest.mark.skipif("MIMIC_DEMO" not in os.environ, reason="MIMIC_DEMO names no folder of the open MIMIC-III demo")
+def test_open_demo_is_read():
+    """100 patients of the real schema: a check of the reader, not a result."""
+    found = mimic.build_records(mimic.read_tables(os.environ["MIMIC_DEMO"]), seed=0)
+    assert len(found.subject) + sum(found.left_out.values()) == 129
+    assert len(set(found.subject)) > 80 and np.isfinite(found.features).all()
+    # Patients beyond 89 years have a birth date 300 years back; their age is capped.
+    assert np.abs(found.features).max() < 10
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert not set(found.subject[found.split == first]) & set(found.subject[found.split == second])

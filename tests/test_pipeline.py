@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +88,27 @@ def test_pipeline(clone):
     call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "pretrain@contextssl")
     call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "evaluate@contextssl")
     assert (clone / "dvc.lock").read_bytes() == before
+
+
+def test_photographs_have_results_of_their_own(clone):
+    """Runs after `test_pipeline`, in its clone: one command for the augmentations of a folder of photographs."""
+    if not (clone / "build/augmentations").exists():
+        pytest.skip("the pipeline did not run")
+    folder, generator = clone.parent / "photographs", np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 8)):
+        for kind in ("cat", "dog"):
+            (folder / split / kind).mkdir(parents=True)
+            for k in range(count):
+                pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / kind / f"{k:04}.png")
+    before = (clone / "results/tables/table-02.csv").read_bytes()
+    call(clone, sys.executable, "-m", "lib.cifar", str(folder))
+    made = sorted((clone / "results/cifar10-jpeg/tables").glob("table-*.md"))
+    assert [path.stem for path in made] == [f"table-{n:02}" for n in (2, 12, 13, 14, 15, 16)]
+    assert all("CIFAR-10 (JPEG-recompressed)" in path.read_text(encoding="utf-8") for path in made)
+    assert "python -m lib.cifar" in (clone / "results/cifar10-jpeg/run.md").read_text(encoding="utf-8")
+    # The pipeline's own results are as they were.
+    assert (clone / "results/tables/table-02.csv").read_bytes() == before and stale(clone) == set()
 
 
 def test_changed_data_file_is_noticed(clone):
