@@ -29,12 +29,13 @@ def settings(root: str) -> dict[str, Any]:
     changed = schema.to_dict(schema.load())
     spec = changed["cifar"]
     changed["augment"].update(name=NAME, root=str(Path(root).resolve()), results=NAME, images=spec["images"])
-    changed["evaluate"].update({name: spec[name] for name in ("train_images", "validation_images", "test_images")})
+    limits = {name: spec[name] for name in ("train_images", "validation_images", "test_images")}
     names = [name for name in changed["runs"] if name.startswith("augmented-")]
     for run_ in (changed["runs"][name] for name in names):
         steps = spec["contextssl_steps" if run_["method"] == "contextssl" else "baseline_steps"]
         run_.update(dataset=NAME, seeds=spec["seeds"])
         run_["overrides"].setdefault("pretrain", {})["steps"] = steps
+        run_["overrides"].setdefault("evaluate", {}).update(limits)
     params = schema.from_dict(changed)
     for name in names:
         schema.resolve(params, name)
