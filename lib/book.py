@@ -101,17 +101,18 @@ class PageExporter(HTMLExporter):
 
 
 def pages(pipeline: dict, runs: tuple[str, ...]) -> list[str]:
-    """Names of the executed notebooks in reading order; a matrix stage has one per selected run.
+    """Names of the executed notebooks in reading order; a matrix stage has one for each value of its item.
 
     Names come from dvc.yaml and params, never from what lies in the folder, which may be of an earlier selection.
     """
     names = []
     for stage in pipeline["stages"].values():
         outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
+        [(item, values)] = stage.get("matrix", {"": [""]}).items()
+        values = runs if values == "${select.runs}" else values
         for out in outs:
             if Path(out).parent == NOTEBOOKS:
-                each = runs if "${item.run}" in out else ("",)
-                names += [Path(out.replace("${item.run}", run)).stem for run in each]
+                names += [Path(out.replace(f"${{item.{item}}}", value)).stem for value in values]
     return names
 
 
