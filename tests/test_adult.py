@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import adult, fairness
+from lib.people import adult, fairness
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,8 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from PIL import Image
 
-from lib import augment, params
+from lib.data import augment
+from lib.pipeline import settings as params
 
 LAPTOP = Path(__file__).parents[1] / "profiles/laptop.yaml"
 IDENTITY = {"crop": [0.0, 0.0, 1.0, 1.0], "blur": [0.0], "color": [1.0, 1.0, 1.0, 0.0]}

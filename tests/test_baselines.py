@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib import losses
-from lib import params as schema
-from lib.data import Views
-from lib.masking import pair_causal_mask
-from lib.methods import build, build_step, label_loss
-from lib.models import sphere
-from lib.sampling import sample_groups, sample_pairs
+from lib.method import losses
+from lib.pipeline import settings as schema
+from lib.data.views import Views
+from lib.method.masking import pair_causal_mask
+from lib.method.methods import build, build_step, label_loss
+from lib.method.models import sphere
+from lib.method.sampling import sample_groups, sample_pairs
 
 SPEC = schema.load("profiles/ci.yaml")
 PARAMS = replace(

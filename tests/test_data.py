@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import objects
-from lib.arrays import SPLITS
-from lib.data import LATENTS, action, import_3diebench, load_views, multiply, quaternion, relative_rotation
-from lib.miniature import Pinned, furniture_groups, render_miniature, split_real
-from lib.pin import copy_checked
-from lib.render import latents_from_unit, render, rotation_matrix
+from lib.miniature import objects
+from lib.data.arrays import SPLITS
+from lib.data.views import LATENTS, action, import_3diebench, load_views, multiply, quaternion, relative_rotation
+from lib.miniature.dataset import Pinned, furniture_groups, render_miniature, split_real
+from lib.miniature.pin import copy_checked
+from lib.miniature.render import latents_from_unit, render, rotation_matrix
 
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = ROOT / "data"

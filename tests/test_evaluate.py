@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib import evaluate, metrics, plotting, probes, published, retrieval, summary
-from lib import params as schema
-from lib.baselines import SEN, SimCLR
-from lib.data import GROUPS, Views, action, quaternion
-from lib.masking import pair_causal_mask
-from lib.models import ContextSSL
-from lib.probes import Split
+from lib.evaluation import evaluate, metrics, probes, retrieval
+from lib.report import plotting, published, summary
+from lib.pipeline import settings as schema
+from lib.method.baselines import SEN, SimCLR
+from lib.data.views import GROUPS, Views, action, quaternion
+from lib.method.masking import pair_causal_mask
+from lib.method.models import ContextSSL
+from lib.evaluation.probes import Split
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = dataclasses.replace(

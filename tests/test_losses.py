@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lib.losses import auxiliary_loss, info_nce, info_nce_batch, nt_xent, vicreg_terms
+from lib.method.losses import auxiliary_loss, info_nce, info_nce_batch, nt_xent, vicreg_terms
 
 
 def cosine(a, b):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lib.masking import pair_causal_mask, random_context_mask
-from lib.models import ContextTransformer
+from lib.method.masking import pair_causal_mask, random_context_mask
+from lib.method.models import ContextTransformer
 
 
 def test_three_pairs_by_hand():

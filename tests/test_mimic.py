@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import mimic
+from lib.people import mimic
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lib.masking import pair_causal_mask
-from lib.models import AuxiliaryPredictor, ContextTransformer, Encoder
+from lib.method.masking import pair_causal_mask
+from lib.method.models import AuxiliaryPredictor, ContextTransformer, Encoder
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from lib import params
+from lib.pipeline import settings as params
 
 ROOT = Path(__file__).parents[1]
 PROFILES = {name: ROOT / "profiles" / f"{name}.yaml" for name in params.PROFILES}
@@ -203,7 +203,7 @@ def test_missing_key(tmp_path):
 
 
 def test_files_that_are_absent_or_no_yaml(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m lib.params use"):
+    with pytest.raises(FileNotFoundError, match="python -m lib.pipeline.settings use"):
         params.load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("profile: ci\nprofile: ci\n")
     with pytest.raises(ValueError, match="cannot be read in line 2: .*duplicate key"):

@@ -62,7 +62,7 @@ def edit(folder, key, value):
 def test_pipeline(clone):
     call(clone, "dvc", "pull", "data.dvc")
     assert (clone / "data/scenes").is_dir()
-    call(clone, sys.executable, "-m", "lib.params", "use", "ci")
+    call(clone, sys.executable, "-m", "lib.pipeline.settings", "use", "ci")
 
     call(clone, "dvc", "repro")
     assert stale(clone) == set()
@@ -102,11 +102,11 @@ def test_photographs_have_results_of_their_own(clone):
                 pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / split / kind / f"{k:04}.png")
     before = (clone / "results/tables/table-02.csv").read_bytes()
-    call(clone, sys.executable, "-m", "lib.cifar", str(folder))
+    call(clone, sys.executable, "-m", "lib.pipeline.cifar", str(folder))
     made = sorted((clone / "results/cifar10-jpeg/tables").glob("table-*.md"))
     assert [path.stem for path in made] == [f"table-{n:02}" for n in (2, 12, 13, 14, 15, 16)]
     assert all("CIFAR-10 (JPEG-recompressed)" in path.read_text(encoding="utf-8") for path in made)
-    assert "python -m lib.cifar" in (clone / "results/cifar10-jpeg/run.md").read_text(encoding="utf-8")
+    assert "python -m lib.pipeline.cifar" in (clone / "results/cifar10-jpeg/run.md").read_text(encoding="utf-8")
     # The pipeline's own results are as they were.
     assert (clone / "results/tables/table-02.csv").read_bytes() == before and stale(clone) == set()
 
@@ -120,7 +120,7 @@ def test_changed_data_file_is_noticed(clone):
     arrays.unlink()
     arrays.write_bytes(content[: len(content) // 2])
     failed = subprocess.run(
-        [sys.executable, "-m", "lib.run", "pretrain", "run=simclr"],
+        [sys.executable, "-m", "lib.pipeline.run", "pretrain", "run=simclr"],
         cwd=clone,
         capture_output=True,
         text=True,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from lib import params as schema
-from lib import pretrain as training
-from lib.data import GROUPS, Views, quaternion
-from lib.methods import ContextSSLStep, build
-from lib.sampling import active_components, sample_groups, sample_pairs
+from lib.pipeline import settings as schema
+from lib.method import pretrain as training
+from lib.data.views import GROUPS, Views, quaternion
+from lib.method.methods import ContextSSLStep, build
+from lib.method.sampling import active_components, sample_groups, sample_pairs
 
 SPEC = schema.load("profiles/ci.yaml")
 PARAMS = replace(

@@ -11,14 +11,14 @@ import nbformat
 import pytest
 from ruamel.yaml import YAML
 
-from lib import run
+from lib.pipeline import run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 yaml = YAML(typ="safe", pure=True)
 STAGES = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-NOTEBOOK_STAGES = [name for name, stage in STAGES.items() if "lib.run" in stage["cmd"]]
+NOTEBOOK_STAGES = [name for name, stage in STAGES.items() if "lib.pipeline.run" in stage["cmd"]]
 
 
 def pins():
@@ -141,7 +141,7 @@ def test_stage_depends_on_what_it_imports(name):
     else:
         module = STAGES[name]["cmd"].split()[-1].replace(".", "/") + ".py"
         used = closure((ROOT / module).read_text(encoding="utf-8")) | {module}
-    assert sorted(declared) == sorted(used - {"lib/params.py", "lib/run.py"})
+    assert sorted(declared) == sorted(used - {"lib/pipeline/settings.py", "lib/pipeline/run.py"})
 
 
 def test_every_notebook_is_a_stage():

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from lib import run
+from lib.pipeline import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +18,7 @@ PIPELINE = """
 stages:
   tiny:
     matrix: {run: [contextssl, simclr]}
-    cmd: python -m lib.run tiny run=${item.run}
+    cmd: python -m lib.pipeline.run tiny run=${item.run}
     deps: [notebooks/tiny.ipynb]
     params: [pretrain, model, "runs.${item.run}"]
     outs:
@@ -30,14 +30,14 @@ WORK = """
 import os, sys, time
 from pathlib import Path
 from tqdm import tqdm
-import lib.params
+import lib.pipeline.settings
 folder = Path("build/tiny", run)
 folder.mkdir(parents=True, exist_ok=True)
 for step in tqdm(range(3), mininterval=0):
     time.sleep(0.01)
     print("step", step)
 (folder / "result.txt").write_text(repr([pretrain["weight_decay"], model["pretrained"], list(runs), run]))
-print(os.environ["OMP_NUM_THREADS"], os.environ["PYTHONHASHSEED"], Path(lib.params.__file__).parent.parent)
+print(os.environ["OMP_NUM_THREADS"], os.environ["PYTHONHASHSEED"], Path(lib.pipeline.settings.__file__).parent.parent)
 (folder / "python.txt").write_text(sys.executable)
 """
 
@@ -63,7 +63,7 @@ def make(folder, parameters=PARAMETERS, work=WORK):
 def execute(folder, *arguments):
     # Threads and figures of the caller must not reach the notebook.
     environment = os.environ | {"OMP_NUM_THREADS": "7", "MPLBACKEND": "agg"}
-    command = [sys.executable, "-m", "lib.run", *arguments]
+    command = [sys.executable, "-m", "lib.pipeline.run", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -128,7 +128,7 @@ def test_names_in_the_notebook_must_be_those_declared(folder, monkeypatch, param
     ("stage", "items", "sentence"),
     [
         ("tiniest", {}, "dvc.yaml has no stage 'tiniest'; it has: tiny."),
-        ("tiny", {}, "usage: python -m lib.run tiny run=..."),
+        ("tiny", {}, "usage: python -m lib.pipeline.run tiny run=..."),
         ("tiny", {"run": "x"}, "declares the parameter 'runs.x', which params.yaml does not have."),
     ],
 )

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib import params as schema
-from lib.data import GROUPS, Views, action, quaternion
-from lib.masking import pair_causal_mask, random_context_mask
-from lib.models import ContextTransformer
-from lib.shortcut import attention_shares, own_is_nearest, past_mean, shortcut, with_foreign_anchors
+from lib.pipeline import settings as schema
+from lib.data.views import GROUPS, Views, action, quaternion
+from lib.method.masking import pair_causal_mask, random_context_mask
+from lib.method.models import ContextTransformer
+from lib.evaluation.shortcut import attention_shares, own_is_nearest, past_mean, shortcut, with_foreign_anchors
 
 LAPTOP = schema.load(Path(__file__).parents[1] / "profiles" / "laptop.yaml")
 LAYERS, WIDTH = 2, 8

@@ -1,10 +1,10 @@
 """Runs the notebook of one stage of dvc.yaml, with exactly the parameters which that stage declares.
 
-    python -m lib.run <stage> [item=value ...]        # items: those of the stage's matrix
+    python -m lib.pipeline.run <stage> [item=value ...]        # items: those of the stage's matrix
 
 From dvc.yaml it takes the notebook (the stage's dependency under notebooks/), its declared `params` and the place of
 the executed copy (its output under build/notebooks/).  A declared section reaches the notebook as a variable of that
-name, typed as lib/params.py says; `runs.${item.run}` reaches it as `runs` holding that one run; each item as a
+name, typed as lib/pipeline/settings.py says; `runs.${item.run}` reaches it as `runs` holding that one run; each item as a
 variable of its own.  The executed copy has the same bytes whenever the same work gave the same results, so that DVC
 can tell; and nothing that a failed run made stays where a finished result would be.
 """
@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from traitlets.config import Config
 
-from lib import params as schema
+from lib.pipeline import settings as schema
 
 SCRATCH = Path("build/.scratch")
 
@@ -41,7 +41,7 @@ def stage_of(pipeline: Mapping, name: str, items: Mapping[str, str]) -> dict[str
     stage = stages[name]
     if set(items) != set(stage.get("matrix", {})):
         usage = " ".join([name, *(f"{item}=..." for item in stage.get("matrix", {}))])
-        raise ValueError(f"Stage {name} was given the items {sorted(items)}; usage: python -m lib.run {usage}")
+        raise ValueError(f"Stage {name} was given the items {sorted(items)}; usage: python -m lib.pipeline.run {usage}")
 
     def entries(kind: str) -> list[str]:
         """Entries of one kind, `${item.x}` filled in; an entry with options is a mapping of one key."""
@@ -208,7 +208,7 @@ def _files(paths: list[str]) -> dict[Path, tuple[int, int]]:
 def main(arguments: list[str]) -> None:
     name, items = (arguments or [""])[0], dict(argument.partition("=")[::2] for argument in arguments[1:])
     if not name or not all(items.values()):
-        sys.exit("Usage: python -m lib.run <stage> [item=value ...]")
+        sys.exit("Usage: python -m lib.pipeline.run <stage> [item=value ...]")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
     title = " ".join([name, *arguments[1:]])
     try:

@@ -12,7 +12,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from lib.data import Views
+from lib.data.views import Views
 
 FILE = Path("data/adult/adult.parquet.brotli")
 TEST, TOTAL = 16_281, 48_842  # rows of the official test part, which stands first in the file, and of all

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib import losses
-from lib.evaluate import encode
-from lib.masking import random_context_mask
-from lib.models import ContextTransformer
-from lib.sampling import active_components, interleave, sample_pairs
+from lib.method import losses
+from lib.evaluation.evaluate import encode
+from lib.method.masking import random_context_mask
+from lib.method.models import ContextTransformer
+from lib.method.sampling import active_components, interleave, sample_pairs
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def shortcut(model, views, params, groups: tuple[str, ...], contexts: int = 12) 
     """Contexts of unseen test objects, masked as in the last training step, and three ways to find the partner y_i.
 
     Args:
-        model: a ContextSSL, in evaluation mode. views: `lib.data.Views`. params: resolved for the run.
+        model: a ContextSSL, in evaluation mode. views: `lib.data.views.Views`. params: resolved for the run.
         groups: that the run was trained for. contexts: B, as many of each group, and two at least.
 
     Returns:

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from lib import losses
-from lib.baselines import SEN, SIE, EquiMod, SimCLR, VICReg
-from lib.data import Views
-from lib.masking import random_context_mask
-from lib.models import ContextSSL, sphere
-from lib.params import Params
-from lib.sampling import Pairs, active_components, interleave, sample_groups, sample_pairs
+from lib.method import losses
+from lib.method.baselines import SEN, SIE, EquiMod, SimCLR, VICReg
+from lib.data.views import Views
+from lib.method.masking import random_context_mask
+from lib.method.models import ContextSSL, sphere
+from lib.pipeline.settings import Params
+from lib.method.sampling import Pairs, active_components, interleave, sample_groups, sample_pairs
 
 #: Methods whose projector is replaced by the context transformer (appendix B.4).
 PLUS = ("simclr-plus", "vicreg-plus")

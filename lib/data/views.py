@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib.arrays import SPLITS, load_npz, write_dataset
+from lib.data.arrays import SPLITS, load_npz, write_dataset
 
 LATENTS = ("rot_x", "rot_y", "rot_z", "floor_hue", "light_theta", "light_phi", "light_hue")
 GROUPS = {"rotation": slice(0, 4), "color": slice(4, 6)}  # where each group lies in an action (..., 6)

@@ -1,4 +1,4 @@
-"""Array files, and writing the prepared data set: images.npy and views.npz in build/data (see lib.data.load_views)."""
+"""Array files, and writing the prepared data set: images.npy and views.npz in build/data (see lib.data.views.load_views)."""
 
 from __future__ import annotations
 

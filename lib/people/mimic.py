@@ -35,8 +35,8 @@ from scipy.special import softmax
 from scipy.stats import norm
 from torch import Tensor
 
-from lib.data import Views
-from lib.fairness import ATTRIBUTE, score
+from lib.data.views import Views
+from lib.people.fairness import ATTRIBUTE, score
 
 #: Tables of MIMIC-III v1.4 and the columns that are read of each.
 COLUMNS = {
@@ -456,8 +456,8 @@ def bayes(seed: int, admissions: int = 200_000) -> dict:
     """The best that anyone could do on the synthetic hospital, from its own probabilities, by simulation.
 
     Returns:
-        ``bayes`` (told the whole record) and ``bayes_blind`` (all but the gender), each like `lib.fairness.read`:
-        accuracy for the gender, `lib.fairness.score` for ``los`` and ``treatment``. Persons are as recorded; in
+        ``bayes`` (told the whole record) and ``bayes_blind`` (all but the gender), each like `lib.people.fairness.read`:
+        accuracy for the gender, `lib.people.fairness.score` for ``los`` and ``treatment``. Persons are as recorded; in
         ``flipped``, each is there with both genders, so that without its own column nothing tells the gender.
     """
     rng = np.random.default_rng([seed, admissions, 1])

@@ -12,7 +12,7 @@ import numpy as np
 import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
-from lib.objects import RADIUS, Mesh, hsv_to_rgb
+from lib.miniature.objects import RADIUS, Mesh, hsv_to_rgb
 
 FLOOR = -1.13 * RADIUS  # height of the floor; no turned object touches it
 AMBIENT, DIFFUSE, SHADOW = 0.4, 0.7, 0.5

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lib import losses
-from lib.models import Encoder, mlp
+from lib.method import losses
+from lib.method.models import Encoder, mlp
 
 
 class Projector(nn.Sequential):
@@ -71,8 +71,8 @@ class EquiMod(nn.Module):
     The predictor is their linear layer on the concatenation of embedding and projected action.
 
     Args:
-        spec: `params.Model`. size: of a sample, see `lib.models.Encoder`. groups: trained for.
-        columns: `lib.data.GROUPS`. action_std: (A,) standard deviation of the actions of the training set.
+        spec: `params.Model`. size: of a sample, see `lib.method.models.Encoder`. groups: trained for.
+        columns: `lib.data.views.GROUPS`. action_std: (A,) standard deviation of the actions of the training set.
     """
 
     def __init__(

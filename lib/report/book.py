@@ -1,6 +1,6 @@
 """The book: one HTML page per executed notebook, in the order of dvc.yaml, with a contents page.
 
-    python -m lib.book                  # build/notebooks/*.ipynb -> build/book/index.html
+    python -m lib.report.book                  # build/notebooks/*.ipynb -> build/book/index.html
 
 Pages need no network: pictures are inside them and equations become MathML, which browsers draw themselves.
 """
@@ -23,7 +23,7 @@ from pygments.formatters import HtmlFormatter
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from lib import params as schema
+from lib.pipeline import settings as schema
 
 NOTEBOOKS, BOOK = Path("build/notebooks"), Path("build/book")
 

@@ -1,9 +1,9 @@
 """Section 4.4 on real photographs, beside the pipeline: CIFAR-10 from a folder of images, or an archive of it.
 
-    python -m lib.cifar <folder or .tar.xz>        # writes results/cifar10-jpeg/
+    python -m lib.pipeline.cifar <folder or .tar.xz>        # writes results/cifar10-jpeg/
 
 Runs notebook 30 for each combination and then notebook 33, with the settings of params.yaml, changed as its section
-`cifar` says. What the images must look like: `lib.augment.load_sources`. Executed notebooks and evaluations go to
+`cifar` says. What the images must look like: `lib.data.augment.load_sources`. Executed notebooks and evaluations go to
 build/cifar10-jpeg/; the images themselves are copied nowhere. An interrupted run goes on from its checkpoints.
 """
 
@@ -17,9 +17,9 @@ import papermill
 from ruamel.yaml import YAML
 from traitlets.config import Config
 
-from lib import params as schema
-from lib import run
-from lib.augment import COMBINATIONS
+from lib.pipeline import settings as schema
+from lib.pipeline import run
+from lib.data.augment import COMBINATIONS
 
 NAME = "cifar10-jpeg"
 
@@ -52,7 +52,7 @@ def execute(stage_name: str, items: dict[str, str], changed: dict[str, Any]) -> 
     papermill.execute_notebook(
         stage["notebook"], executed, parameters=run.declared_values(changed, stage["params"], items),
         kernel_name="python3", language="python", progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-        config=Config(KernelManager={"transport": "ipc"}),  # as in lib/run.py
+        config=Config(KernelManager={"transport": "ipc"}),  # as in lib/pipeline/run.py
     )  # fmt: skip
     return time.monotonic() - start
 
@@ -60,7 +60,7 @@ def execute(stage_name: str, items: dict[str, str], changed: dict[str, Any]) -> 
 def main(arguments: list[str]) -> None:
     if len(arguments) != 1 or not Path(arguments[0]).exists():
         found = f"; {arguments[0]} does not exist" if len(arguments) == 1 else ""
-        sys.exit(f"Usage: python -m lib.cifar <folder or archive of images>{found}.")
+        sys.exit(f"Usage: python -m lib.pipeline.cifar <folder or archive of images>{found}.")
     try:
         changed = settings(arguments[0])
         for variable, value in run.kernel_environment(changed["device"]["threads"]).items():
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
     device = changed["device"]
     lines = [
         "# The run behind these tables", "",
-        "    python -m lib.cifar <folder or archive of images>", "",
+        "    python -m lib.pipeline.cifar <folder or archive of images>", "",
         f"{changed['augment']['images']:,} images at most, profile {changed['profile']}, "
         f"{device['accelerator']} with {device['threads']} threads, {os.cpu_count()} cores. "
         f"Seconds: {', '.join(f'{name} {seconds:.0f}' for name, seconds in spent.items())}; "

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib.data import Views
-from lib.methods import build, build_step
-from lib.params import Params
+from lib.data.views import Views
+from lib.method.methods import build, build_step
+from lib.pipeline.settings import Params
 
 SCRATCH = Path("build/.scratch/pretrain")
 

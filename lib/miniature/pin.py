@@ -1,4 +1,4 @@
-"""Remake the pinned inputs in data/: `python -m lib.pin --furniture FOLDER --adult FILE`.
+"""Remake the pinned inputs in data/: `python -m lib.miniature.pin --furniture FOLDER --adult FILE`.
 
 Copies the two downloaded sets after checking their sha256 sums, and draws the parametric objects and the scenes from
 fixed seeds. Everything downstream (`dvc repro`) reads data/ only.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import objects
+from lib.miniature import objects
 
 SHA256 = {
     "meshes.npz": "ca2be8e2cf94a78a9563dc90dd017ea564759cde1bd5ed1098f574c5c6171db3",

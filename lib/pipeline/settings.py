@@ -5,7 +5,7 @@ Anything else in the file (an unknown key, a missing key, a value of another typ
 one sentence that names the dotted key, what was found and what to write instead.  What each setting means, its unit
 and its source in the paper stand beside it in the profiles.
 
-    python -m lib.params use ci        # makes profiles/ci.yaml the params.yaml
+    python -m lib.pipeline.settings use ci        # makes profiles/ci.yaml the params.yaml
 """
 
 import dataclasses
@@ -186,7 +186,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Augment:
-    """Source images and ranges of hand-crafted augmentations (section 4.4, appendix B.3); see lib/augment.py."""
+    """Source images and ranges of hand-crafted augmentations (section 4.4, appendix B.3); see lib/data/augment.py."""
 
     name: Literal["augmented-mini", "cifar10", "cifar10-jpeg"]
     root: str
@@ -205,7 +205,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Cifar:
-    """What differs where hand-crafted augmentations are run on photographs, beside the pipeline; see lib/cifar.py."""
+    """What differs where hand-crafted augmentations are run on photographs, beside the pipeline; see lib/pipeline/cifar.py."""
 
     images: Annotated[int, Range(at_least=30)]
     seeds: tuple[Natural, ...]
@@ -218,7 +218,7 @@ class Cifar:
 
 @dataclass(frozen=True)
 class Mimic:
-    """Hospital records: the folder of the real MIMIC-III, or the size of the synthetic set; see lib/mimic.py."""
+    """Hospital records: the folder of the real MIMIC-III, or the size of the synthetic set; see lib/people/mimic.py."""
 
     root: str
     patients: Annotated[int, Range(at_least=200)]
@@ -280,7 +280,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     try:
         mapping = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        cure = f"run `python -m lib.params use {'|'.join(PROFILES)}` in the repository's folder"
+        cure = f"run `python -m lib.pipeline.settings use {'|'.join(PROFILES)}` in the repository's folder"
         raise FileNotFoundError(f"{path} does not exist; {cure}.") from None
     except YAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
@@ -552,7 +552,7 @@ def use(profile: str) -> None:
 
 def main(arguments: list[str]) -> None:
     if len(arguments) != 2 or arguments[0] != "use":
-        sys.exit(f"Usage: python -m lib.params use {'|'.join(PROFILES)}")
+        sys.exit(f"Usage: python -m lib.pipeline.settings use {'|'.join(PROFILES)}")
     try:
         use(arguments[1])
     except (ValueError, FileNotFoundError) as error:

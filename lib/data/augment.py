@@ -43,7 +43,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.data import Views, load_views
+from lib.data.views import Views, load_views
 
 COMBINATIONS = {"crop-blur": ("crop", "blur"), "color-blur": ("color", "blur"), "crop-color": ("crop", "color")}
 LATENTS = {
@@ -107,7 +107,7 @@ def sample(groups: Sequence[str], count: int, spec, generator: torch.Generator) 
     the position is uniform among those inside. Sigma and the hue's turn are uniform, the factors' logarithms too.
 
     Args:
-        groups: of crop, blur, color. spec: `lib.params.Augment`. generator: source of randomness.
+        groups: of crop, blur, color. spec: `lib.pipeline.settings.Augment`. generator: source of randomness.
     """
 
     def uniform(low: float, high: float, columns: int = 1) -> Tensor:
@@ -181,7 +181,7 @@ def make_views(sources: Sources, combination: str, spec, batch: int = 1024) -> V
     Row = image * views + view. Every view is augmented, the first too. All in memory: N * 3 * H * W bytes.
 
     Args:
-        sources: of `load_sources`. combination: a key of `COMBINATIONS`. spec: `lib.params.Augment`.
+        sources: of `load_sources`. combination: a key of `COMBINATIONS`. spec: `lib.pipeline.settings.Augment`.
         batch: images augmented at once; the drawn parameters do not depend on it.
     """
     groups, count = COMBINATIONS[combination], len(sources.images) * spec.views
@@ -207,7 +207,7 @@ def make_views(sources: Sources, combination: str, spec, batch: int = 1024) -> V
 
 
 def load_sources(spec, folder: Path | str = "build/data") -> Sources:
-    """The source images that `spec` (`lib.params.Augment`) names, at most `augment.images`, chosen at random.
+    """The source images that `spec` (`lib.pipeline.settings.Augment`) names, at most `augment.images`, chosen at random.
 
     augmented-mini: renders of the miniature in `folder`; its objects' split is kept, so no test object is trained on.
     cifar10: torchvision's files in `augment.root`, downloaded to build/cifar10 where the root is "".

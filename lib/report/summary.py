@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from lib.metrics import values
+from lib.evaluation.metrics import values
 
 #: Probe -> suffix of the keys in results/metrics.json.
 PROBE_SUFFIX = {"paper": "", "linear": "_linear_probe", "ridge": "_ridge_probe", "strong": "_strong_probe"}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from lib.masking import pair_causal_mask
+from lib.method.masking import pair_causal_mask
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib import metrics, probes, retrieval
-from lib.models import ContextCache, sphere
-from lib.probes import Split
+from lib.evaluation import metrics, probes, retrieval
+from lib.method.models import ContextCache, sphere
+from lib.evaluation.probes import Split
 
 
 def masked_action(actions: Tensor, kind: str, groups: Mapping[str, slice]) -> Tensor:
@@ -136,7 +136,7 @@ def evaluate_run(model: nn.Module, views, settings, trained: Sequence[str] = (),
     Args:
         model: has ``encoder``, and either ``predictor`` (a context transformer) or ``embed``; an equivariant baseline
             has ``predict`` too, a model of context-dependent labels a ``classifier``.
-        views: ``lib.data.Views``.
+        views: ``lib.data.views.Views``.
         settings: the ``evaluate`` section.
         trained: the groups that an equivariant baseline was trained for.
         seed: of the checkpoint; written down and shown, nothing depends on it.

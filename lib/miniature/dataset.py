@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import objects
-from lib.arrays import SPLITS, load_npz, write_dataset
-from lib.render import latents_from_unit, render
+from lib.miniature import objects
+from lib.data.arrays import SPLITS, load_npz, write_dataset
+from lib.miniature.render import latents_from_unit, render
 
 CURE = "`dvc pull` brings the pinned data back"
 
@@ -68,7 +68,7 @@ def split_real(types: np.ndarray, groups: list[str], fractions) -> np.ndarray:
 
 
 class Pinned:
-    """The pinned meshes and scenes of the folder `data/` (made by lib.pin), colored and placed by params.
+    """The pinned meshes and scenes of the folder `data/` (made by lib.miniature.pin), colored and placed by params.
 
     FileNotFoundError or ValueError names a file that is missing or cannot be read.
     """
@@ -135,7 +135,7 @@ def render_miniature(
 ) -> None:
     """Render every view that params ask for: parametric objects first, then the variants of the real meshes.
 
-    `data` has the fields of lib.params.Data. Parametric families and real types form one list of classes, so that a
+    `data` has the fields of lib.pipeline.settings.Data. Parametric families and real types form one list of classes, so that a
     real and a parametric chair share theirs. All variants of a mesh, and all meshes of one Blend Swap scene, are in one
     split. Raises ValueError if params ask for more than is pinned.
     """

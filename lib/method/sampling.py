@@ -56,7 +56,7 @@ def active_components(groups: Sequence[str], columns: Mapping[str, slice], actio
     """(B, A): 1 at the action's components that belong to each context's group, else 0; ``none`` has only 0.
 
     Args:
-        groups: of the B contexts. columns: where each group lies in an action, `lib.data.GROUPS`. action_dim: A.
+        groups: of the B contexts. columns: where each group lies in an action, `lib.data.views.GROUPS`. action_dim: A.
     """
     active = torch.zeros(len(groups), action_dim)
     for row, group in zip(active, groups):

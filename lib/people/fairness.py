@@ -1,6 +1,6 @@
 """Fairness of what can be read from an embedding: outcomes, the sensitive attribute, and references without a model.
 
-Everything here takes a `lib.data.Views` of *persons*: two views each, view 0 the person as recorded and view 1 the same
+Everything here takes a `lib.data.views.Views` of *persons*: two views each, view 0 the person as recorded and view 1 the same
 person with the sensitive attribute flipped; ``targets`` (N, 1) hold the attribute, 0 or 1.
 """
 
@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib.evaluate import context_caches, embed, encode
+from lib.evaluation.evaluate import context_caches, embed, encode
 
 ATTRIBUTE = "attribute"  # the key of what `read` says about the sensitive attribute
 
