@@ -126,6 +126,7 @@ def made_up(count=600):
     split = np.array(["train", "validation", "test"])[np.arange(count) % 3]
     return SimpleNamespace(
         images=torch.from_numpy(rows), targets=torch.from_numpy(twice[:, None].astype(np.float32)), views=2,
+        groups={"gender": slice(0, 1)},
         objects=lambda name: torch.from_numpy(np.flatnonzero(split == name)),
     ), {"outcome": outcome}  # fmt: skip
 
@@ -134,16 +135,17 @@ def test_read_tells_the_attribute_from_its_proxies():
     views, outcomes = made_up()
     rows = views.images.numpy()
     whole, without = (fairness.read(table, views, outcomes) for table in (rows, rows[:, 1:]))
-    assert whole["attribute"] == {"recorded": 1, "flipped": 1, "standardized": 1}
-    assert without["attribute"]["recorded"] == pytest.approx(0.8, abs=0.08), "the proxy helps for persons as they are"
-    assert without["attribute"]["flipped"] == 0.5, "flipped persons have the proxy of the other attribute"
-    assert without["outcome"]["auc"] > 0.7
+    assert all(whole[f"gender_{measure}"] == 1 for measure in ("accuracy", "flipped", "standardized"))
+    assert without["gender_accuracy"] == pytest.approx(0.8, abs=0.08), "the proxy helps for persons as they are"
+    assert without["gender_flipped"] == 0.5, "flipped persons have the proxy of the other attribute"
+    assert without["outcome_auc"] > 0.7
 
 
 def test_references_know_what_they_may():
     views, outcomes = made_up()
-    found = fairness.references(views, outcomes, slice(0, 1))
-    constant = found["majority"]["outcome"]
-    assert constant["auc"] == 0.5 and constant["equalized_odds"] == constant["demographic_parity"] == 0
-    assert found["boosting"]["attribute"]["recorded"] == pytest.approx(0.8, abs=0.08)
-    assert set(found["boosting_blind"]["outcome"]) == set(found["boosting"]["outcome"])
+    constant = fairness.constant(views, outcomes)
+    assert constant["outcome_auc"] == 0.5 and constant["equalized_odds"] == constant["demographic_parity"] == 0
+    assert set(constant) == set(fairness.read(views.images.numpy(), views, outcomes))
+    found = fairness.boosting(views, outcomes, slice(0, 1))
+    assert found["others"]["gender_accuracy"] == pytest.approx(0.8, abs=0.08)
+    assert set(found["others"]) - set(found["all"]) == {"gender_accuracy"}, "with its own column it is told at once"

@@ -1,6 +1,7 @@
 """Crop, blur and color against torchvision, their latents and actions, and the loaders of source images."""
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torchvision.transforms.v2.functional as TF
 from PIL import Image
 
 from lib.data import augment
+from lib.data.views import difference, load_views, save_views
 from lib.pipeline import settings as params
 
 LAPTOP = Path(__file__).parents[1] / "profiles/laptop.yaml"
@@ -85,8 +87,8 @@ def test_latents_add_up(images):
 def test_actions_vanish_and_compose(spec):
     drawn = augment.sample(["crop", "color"], 3, spec, torch.Generator().manual_seed(0))
     x, y, z = torch.cat([augment.latents(group, p) for group, p in drawn.items()], 1)
-    assert augment.action(x, x).abs().max() == 0
-    torch.testing.assert_close(augment.action(x, y) + augment.action(y, z), augment.action(x, z))
+    assert difference(x, x).abs().max() == 0
+    torch.testing.assert_close(difference(x, y) + difference(y, z), difference(x, z))
 
 
 def test_samples_stay_in_their_ranges(spec):
@@ -109,7 +111,7 @@ def sources(count=6, side=16):
 
 
 @pytest.mark.parametrize("combination", augment.COMBINATIONS)
-def test_views_are_the_same_for_the_same_seed(spec, combination):
+def test_views_are_the_same_for_the_same_seed_and_from_their_file(spec, combination, tmp_path):
     spec.views, spec.blur_sigma = 3, 1.0
     views, again = (augment.make_views(sources(), combination, spec, batch) for batch in (18, 5))
     assert views.images.shape == (18, 16, 16, 3)
@@ -117,6 +119,14 @@ def test_views_are_the_same_for_the_same_seed(spec, combination):
     assert views.targets.shape[1] == sum(s.stop - s.start for s in views.groups.values())
     assert torch.equal(views.targets, again.targets)
     assert (views.images.int() - again.images.int()).abs().max() <= 1
+    save_views(views, tmp_path)
+    loaded = load_views(tmp_path)
+    assert (loaded.groups, loaded.action, loaded.views) == (views.groups, difference, 3)
+    for name in ("images", "targets", "labels"):
+        assert torch.equal(getattr(loaded, name), getattr(views, name))
+    assert (loaded.classes, loaded.split.tolist(), loaded.mesh.tolist()) == (
+        views.classes, views.split.tolist(), views.mesh.tolist()
+    )  # fmt: skip
     spec.seed = 1
     assert not torch.equal(views.targets, augment.make_views(sources(), combination, spec).targets)
 
@@ -160,8 +170,14 @@ def test_faulty_folders_are_one_sentence(folder, tmp_path):
     fails(ValueError, "train/cat/0000.png in .* cannot be read as an image")
     Image.new("RGB", (20, 16)).save(root / "train/cat/0000.png")
     fails(ValueError, "train/cat/.*.png in .* is 16 x .* px, but square images of one size")
+    (root / "test/cat").rename(root / "test/cats")
+    fails(ValueError, "has other classes in one split than in another")
     (root / "test").rename(root / "val")
+    fails(ValueError, "has the split val; the splits are train, validation, test")
+    shutil.rmtree(root / "val")
     fails(FileNotFoundError, "has no images in test/<class>/")
+    (root / "test").mkdir()
+    fails(FileNotFoundError, "images lacks images .*; augment.root must be a folder")
     folder.root = str(tmp_path / "none")
     fails(FileNotFoundError, "none\" does not exist; augment.root must be a folder")
     (tmp_path / "broken.tar.xz").write_bytes(b"no archive")

@@ -1,31 +1,20 @@
 """Each baseline is what its paper says: its loss by hand, who gets a gradient from it, and what it may know."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+import tiny
 import torch
 
-from lib.method import losses
-from lib.pipeline import settings as schema
 from lib.data.views import Views
+from lib.method import losses
 from lib.method.masking import pair_causal_mask
-from lib.method.methods import build, build_step, label_loss
+from lib.method.methods import Step, build
 from lib.method.models import sphere
-from lib.method.sampling import sample_groups, sample_pairs
+from lib.method.sampling import Batch, Draws, sample_groups, sample_pairs
 
-SPEC = schema.load("profiles/ci.yaml")
-PARAMS = replace(
-    SPEC,
-    model=replace(
-        SPEC.model, encoder="mlp", feature_dim=8, width=16, layers=2, heads=2, output_dim=6, block_size=8,
-        projector_dim=12, projector_out=10,
-    ),
-    context=replace(SPEC.context, pairs_per_object=1),
-    pretrain=replace(SPEC.pretrain, objects_per_step=6, views_per_object=4, contexts_per_step=3, temperature=0.3),
-    baselines=schema.Baselines(
-        invariance_weight=2.0, variance_weight=3.0, covariance_weight=5.0, equivariance_weight=7.0
-    ),
+SMALL = dict(
+    encoder="mlp", feature_dim=8, output_dim=6, projector_dim=12, projector_out=10, pairs_per_object=1,
+    contexts_per_step=3, temperature=0.3,
 )  # fmt: skip
 INVARIANT = ("simclr", "vicreg", "simclr-plus", "vicreg-plus")
 BOTH = ("rotation", "color")
@@ -42,13 +31,17 @@ def views():
     )  # fmt: skip
 
 
+def of(method, groups=BOTH, **changes):
+    return tiny.run(method, groups, **SMALL | changes)
+
+
 @pytest.fixture
 def make(views):
     """A model, two feature batches (7, F) with gradients and the actions (7, A) between them."""
 
-    def made(method, groups=BOTH, params=PARAMS):
+    def made(method, groups=BOTH):
         torch.manual_seed(0)
-        model = build(params, method, groups, views)
+        model = build(of(method, groups), views)
         z1, z2 = torch.randn(2, 7, 8, requires_grad=True).unbind()
         return model, z1, z2, torch.randn(7, 6)
 
@@ -57,29 +50,19 @@ def make(views):
 
 @pytest.fixture
 def step(views):
-    """One training step of a method on all views: its losses, and what went into and came out of some modules."""
+    """One training step of a method on six objects: its losses, and what went into and came out of some modules."""
 
-    def run(method, params, watch, targets=None):
+    def stepped(run, watch=(), targets=views.targets):
         torch.manual_seed(0)
-        model, seen = build(params, method, BOTH, views), {}
+        model, seen = build(run, views), {}
         for name in watch:
             getattr(model, name).register_forward_hook(
                 lambda module, args, out, name=name: seen.update({name: (*args, out)})
             )
-        images, labels = views.images.unflatten(0, (12, 4))[:6], views.labels[:6]
-        latents = (views.targets if targets is None else targets).unflatten(0, (12, 4))[:6]
-        stepped = build_step(model, params, method, BOTH, views)
-        return stepped(images, latents, labels, torch.Generator().manual_seed(1), 0.5), seen
+        batch = Batch(views.images.unflatten(0, (12, 4))[:6], targets.unflatten(0, (12, 4))[:6], views.labels[:6])
+        return Step(model, run, views)(batch, Draws(1, 0), 0.5), seen
 
-    return run
-
-
-def masked(p, **pretrain):
-    return replace(
-        PARAMS,
-        context=replace(PARAMS.context, mask_probability=p),
-        pretrain=replace(PARAMS.pretrain, **pretrain),
-    )
+    return stepped
 
 
 def children_reached(model, loss):
@@ -136,7 +119,7 @@ def test_what_vicreg_says_of_collapse_and_of_the_ideal():
 
 def test_vicreg_weighs_its_terms(make):
     model, z1, z2, a = make("vicreg")
-    parts = model.losses(z1, z2, a, PARAMS)
+    parts = model.losses(z1, z2, a, of("vicreg"))
     expected = 2 * parts["invariance"] + 3 * parts["variance"] + 5 * parts["covariance"]
     assert parts["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -156,7 +139,7 @@ def test_sie_is_the_sum_of_its_parts(make):
         + 3 * ((slow_variance(whole1) + slow_variance(whole2)) / 2 + slow_variance(predicted) / 2)
         + 5 * (slow_covariance(whole1) + slow_covariance(whole2))
     )
-    assert model.losses(z1, z2, a, PARAMS)["loss"].item() == pytest.approx(slow, rel=1e-4)
+    assert model.losses(z1, z2, a, of("sie"))["loss"].item() == pytest.approx(slow, rel=1e-4)
 
 
 def test_sie_predicts_by_a_matrix_linear_in_the_action(make):
@@ -186,7 +169,7 @@ REACHED = {
 def test_gradients_reach_the_term_s_own_parts_alone(make, method, term):
     model, _, _, a = make(method)
     z1, z2 = model.encoder(torch.randn(7, 5)), model.encoder(torch.randn(7, 5))
-    loss = model.losses(z1, z2, a, PARAMS)[term]
+    loss = model.losses(z1, z2, a, of(method))[term]
     assert children_reached(model, loss) == REACHED[method, term]
     assert all(g.abs().max() > 1e-6 for g in torch.autograd.grad(loss, (z1, z2)))  # both views learn
 
@@ -194,7 +177,7 @@ def test_gradients_reach_the_term_s_own_parts_alone(make, method, term):
 @pytest.mark.parametrize(("term", "half"), [("invariance", slice(0, 4)), ("equivariance", slice(4, 8))])
 def test_each_half_of_sie_s_feature_has_its_own_term(make, term, half):
     model, z1, z2, a = make("sie")
-    for grad in torch.autograd.grad(model.losses(z1, z2, a, PARAMS)[term], (z1, z2)):
+    for grad in torch.autograd.grad(model.losses(z1, z2, a, of("sie"))[term], (z1, z2)):
         reached = grad.abs().max(0).values > 0
         assert reached[half].all() and reached.sum() == 4
 
@@ -207,23 +190,23 @@ def test_a_model_of_one_group_never_hears_of_the_other(make, views, method, grou
     def loss(changed):
         b = a.clone()
         b[:, views.groups[changed]] = a[:, views.groups[changed]].roll(1, 0)
-        return model.losses(z1, z2, b, PARAMS)["loss"]
+        return model.losses(z1, z2, b, of(method))["loss"]
 
-    before = model.losses(z1, z2, a, PARAMS)["loss"]
+    before = model.losses(z1, z2, a, of(method))["loss"]
     assert torch.equal(before, loss(other))
     assert not torch.isclose(before, loss(group))
 
 
 @pytest.mark.parametrize("method", INVARIANT)
 def test_invariant_methods_ignore_the_action(step, views, method):
-    told, _ = step(method, PARAMS, [])
-    moved, _ = step(method, PARAMS, [], views.targets.flip(0))
+    told, _ = step(of(method))
+    moved, _ = step(of(method), targets=views.targets.flip(0))
     assert torch.equal(told["loss"], moved["loss"])
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_a_plus_variant_sees_its_whole_past_or_itself_alone(step, p):
-    _, seen = step("simclr-plus", masked(p), ["predictor"])
+    _, seen = step(of("simclr-plus", mask_probability=p), ["predictor"])
     features, actions, _, h = seen["predictor"]
     assert actions.abs().max() == 0
     past = pair_causal_mask(8) if p == 0 else torch.eye(8, dtype=torch.bool)
@@ -234,50 +217,41 @@ def test_a_plus_variant_sees_its_whole_past_or_itself_alone(step, p):
 
 
 def test_plus_variants_have_the_loss_of_their_name(step):
-    parts, seen = step("simclr-plus", masked(0.0), ["predictor"])
+    parts, seen = step(of("simclr-plus", mask_probability=0.0), ["predictor"])
     h = seen["predictor"][-1]
     each = [losses.nt_xent(h[b, 0::2], h[b, 1::2], 0.3).item() for b in range(3)]
     assert parts["loss"].item() == pytest.approx(sum(each) / 3, rel=1e-6)
-    parts, seen = step("vicreg-plus", masked(0.0), ["predictor"])
+    parts, seen = step(of("vicreg-plus", mask_probability=0.0), ["predictor"])
     h = seen["predictor"][-1]
     invariance, variance, covariance = losses.vicreg_terms(h[:, 0::2].flatten(0, 1), h[:, 1::2].flatten(0, 1))
     assert parts["loss"].item() == pytest.approx((2 * invariance + 3 * variance + 5 * covariance).item(), rel=1e-6)
 
 
-def test_label_loss_by_hand(make):
-    model, *_ = make("simclr", params=masked(0.5, label_weight=1.0, label_shift=2))
-    embeddings = torch.randn(4, 10)
-    logits = model.classifier(embeddings / embeddings.norm(dim=1, keepdim=True) * 10**0.5)
-    assert logits.shape == (4, 3 + 2)
-    slow = [logits[n].exp().sum().log() - logits[n, c] for n, c in enumerate([0, 1 + 2, 2 + 2, 1])]
-    loss = label_loss(model, embeddings, torch.tensor([0, 1, 2, 1]), torch.tensor([False, True, True, False]), 2)
-    assert loss.item() == pytest.approx(torch.stack(slow).mean().item(), rel=1e-5)
-
-
 @pytest.mark.parametrize("method", ["contextssl", "simclr-plus"])
 def test_a_rotation_context_shifts_the_labels_of_its_y_tokens(step, views, method):
-    parts, seen = step(method, masked(0.5, label_weight=4.0, label_shift=2), ["predictor", "classifier"])
-    generator = torch.Generator().manual_seed(1)
-    pairs = sample_pairs(3, 4, 6, 4, 1, generator)
+    parts, seen = step(of(method, label_weight=4.0), ["predictor", "classifier"])
+    draws = Draws(1, 0)
+    pairs = sample_pairs(3, 4, 6, 4, 1, draws("pairs"))
     groups = ["rotation", "color", "rotation"]  # of simclr-plus, whose contexts take turns from the first
     if method == "contextssl":
-        groups = sample_groups(3, BOTH, "context", generator)
+        groups = sample_groups(3, BOTH, "context", draws("groups"))
     read, logits = seen["classifier"]
+    assert logits.shape == (12, 3 + 2)
     assert torch.allclose(read, sphere(seen["predictor"][-1][:, 1::2]).flatten(0, 1))
     wanted = [int(views.labels[y // 4]) + 2 * (g == "rotation") for g, ys in zip(groups, pairs.y.tolist()) for y in ys]
     assert parts["label"].item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits, torch.tensor(wanted)).item(), rel=1e-5
     )
-    without, _ = step(method, masked(0.5, label_weight=1e-9, label_shift=2), [])
+    without, _ = step(of(method, label_weight=1e-9))
     assert (parts["loss"] - without["loss"]).item() == pytest.approx(4 * parts["label"].item(), rel=1e-4)
 
 
 def test_pairs_are_views_of_one_object_and_half_of_their_labels_are_shifted(step, views):
-    parts, seen = step("simclr", masked(0.5, label_weight=1.0, label_shift=2), ["encoder", "projector", "classifier"])
+    parts, seen = step(of("simclr", label_weight=1.0), ["encoder", "projector", "classifier"])
     z, embedded = seen["encoder"][-1], seen["projector"][-1]
     assert torch.equal(seen["projector"][0], z[1::2])  # asked about the second view of each pair
     read, logits = seen["classifier"]
     assert torch.allclose(read, sphere(embedded))
-    shifted = torch.rand(12, generator=torch.Generator().manual_seed(1)) < 0.5
+    shifted = torch.rand(12, generator=Draws(1, 0)("labels")) < 0.5
     wanted = views.labels[:6].repeat_interleave(2) + 2 * shifted
     assert parts["label"].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, wanted).item(), rel=1e-5)

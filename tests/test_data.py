@@ -1,6 +1,7 @@
 """The data set: quaternions, rendering, splits, 3DIEBench's layout, and errors a person can act on."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.miniature import objects
 from lib.data.arrays import SPLITS
-from lib.data.views import LATENTS, action, import_3diebench, load_views, multiply, quaternion, relative_rotation
+from lib.data.threediebench import import_3diebench
+from lib.data.views import LATENTS, action, load_views, multiply, quaternion, relative_rotation
+from lib.miniature import objects
 from lib.miniature.dataset import Pinned, furniture_groups, render_miniature, split_real
 from lib.miniature.pin import copy_checked
 from lib.miniature.render import latents_from_unit, render, rotation_matrix
@@ -232,6 +234,24 @@ def test_damaged_arrays_are_named(tmp_path, damage, error, words):
     with pytest.raises(error, match=words) as caught:
         load_views(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_digest_changes_with_everything_that_can_be_seen(tmp_path):
+    tiny_3diebench(tmp_path / "3DIEBench", ".npy")
+    import_3diebench(tmp_path / "3DIEBench", tmp_path, 16, 3, settings().split, workers=1)
+    views = load_views(tmp_path)
+    assert views.digest == load_views(tmp_path).digest
+    one_pixel, other_split, other_label = views.images.clone(), views.split.copy(), views.labels.clone()
+    one_pixel[7, 3, 3, 1] ^= 1
+    other_split[0] = "test"
+    other_label[2] = 1
+    changes = [
+        {"images": one_pixel}, {"split": other_split}, {"labels": other_label}, {"targets": views.targets + 1e-6},
+        {"latents": views.latents + 1e-6}, {"classes": ("a", "b")}, {"source": views.mesh}, {"mesh": views.source},
+        {"views": 6}, {"groups": {"rotation": slice(0, 4)}}, {"action": lambda t1, t2: t2 - t1},
+    ]  # fmt: skip
+    digests = {replace(views, **change).digest for change in changes}
+    assert len(digests | {views.digest}) == len(changes) + 1
 
 
 def test_pinning_checks_the_sum(tmp_path):

@@ -140,11 +140,11 @@ def test_treatment_depends_on_gender_given_the_diagnosis(records):
 
 def test_best_possible_rules_use_the_gender_where_it_matters():
     found = mimic.bayes(seed=0, admissions=50_000)
-    told, untold = found["bayes"], found["bayes_blind"]
-    assert told["treatment"]["accuracy"] > untold["treatment"]["accuracy"] + 0.1
-    assert told["los"]["accuracy"] > untold["los"]["accuracy"]
-    assert told["los"]["equalized_odds"] > untold["los"]["equalized_odds"] > 0.03
-    assert 0.5 < untold["attribute"]["recorded"] < 0.65
+    told, untold = found["all"], found["others"]
+    assert told["treatment_accuracy"] > untold["treatment_accuracy"] + 0.1
+    assert told["los_accuracy"] > untold["los_accuracy"]
+    assert told["equalized_odds"] > untold["equalized_odds"] > 0.03
+    assert 0.5 < untold["gender_accuracy"] < 0.65
 
 
 @pytest.mark.skipif("MIMIC_DEMO" not in os.environ, reason="MIMIC_DEMO names no folder of the open MIMIC-III demo")

@@ -1,10 +1,16 @@
 """The context transformer reads alone what it reads in a sequence, and adapts nothing but through its context."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lib.method.masking import pair_causal_mask
 from lib.method.models import AuxiliaryPredictor, ContextTransformer, Encoder
+
+
+def encoder(name, feature_dim, size):
+    return Encoder(SimpleNamespace(encoder=name, feature_dim=feature_dim), size)
 
 
 @pytest.fixture
@@ -52,24 +58,24 @@ def test_the_action_of_a_token_changes_its_embedding(transformer, tokens):
 
 def test_encoders_read_stored_bytes():
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    assert Encoder("small-cnn", 20, 32, False)(images).shape == (2, 20)
-    assert Encoder("resnet18", 512, 32, False)(images).shape == (2, 512)
+    assert encoder("small-cnn", 20, 32)(images).shape == (2, 20)
+    assert encoder("resnet18", 512, 32)(images).shape == (2, 512)
     assert AuxiliaryPredictor(5, 7, 6)(torch.randn(2, 3, 5)).shape == (2, 3, 6)
 
 
 def test_the_encoder_of_tables_reads_columns_as_they_are():
     torch.manual_seed(0)
-    rows, encoder = torch.randn(4, 9), Encoder("mlp", 20, 9, False)
-    assert list(encoder.state_dict()) == [f"net.{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")]
-    z = encoder(rows)
+    rows, of_table = torch.randn(4, 9), encoder("mlp", 20, 9)
+    assert list(of_table.state_dict()) == [f"net.{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")]
+    z = of_table(rows)
     assert z.shape == (4, 20) and z.min() < 0  # the last layer is linear
-    assert torch.allclose(encoder(rows[2:3]), z[2:3], atol=1e-6)  # a row knows nothing of its batch
+    assert torch.allclose(of_table(rows[2:3]), z[2:3], atol=1e-6)  # a row knows nothing of its batch
 
 
 def test_widths_that_do_not_fit_are_refused(transformer):
     with pytest.raises(ValueError, match="must be 512"):
-        Encoder("resnet18", 256, 32, False)
+        encoder("resnet18", 256, 32)
     with pytest.raises(ValueError, match="multiple of 16"):
-        Encoder("small-cnn", 256, 30, False)
+        encoder("small-cnn", 256, 30)
     with pytest.raises(ValueError, match=r"features \(\.\.\., 8\)"):
         transformer.context(torch.zeros(2, 7), torch.zeros(2, 6))

@@ -1,5 +1,7 @@
 """The whole pipeline at tiny sizes, in a copy of the repository as a fresh clone would have it; takes some minutes."""
 
+import csv
+import hashlib
 import json
 import os
 import re
@@ -59,10 +61,19 @@ def edit(folder, key, value):
     yaml.dump(mapping, folder / "params.yaml")
 
 
+def entries(folder, kind):
+    """Names of what the store holds."""
+    return {path.name for path in (folder / ".dvc/cache/contextssl" / kind).iterdir()}
+
+
+def ran(output):
+    return set(re.findall(r"Running stage '(.+?)'", output))
+
+
 def test_pipeline(clone):
     call(clone, "dvc", "pull", "data.dvc")
     assert (clone / "data/scenes").is_dir()
-    call(clone, sys.executable, "-m", "lib.pipeline.settings", "use", "ci")
+    call(clone, sys.executable, "-m", "lib", "use", "ci")
 
     call(clone, "dvc", "repro")
     assert stale(clone) == set()
@@ -72,27 +83,57 @@ def test_pipeline(clone):
     for page in re.findall(r'href="([^"]+\.html)"', index):
         text = (clone / "build/book" / page).read_text(encoding="utf-8")
         assert not re.search(r"""(?:src|<link[^>]* href)=["']https?:""", text), f"{page} needs a network"
+    for row in csv.DictReader((clone / "paper/artefacts.csv").open(encoding="utf-8")):
+        assert row["status"] != "made" or (clone / row["output"]).is_file(), row["output"]
 
-    # An edit of one run reaches that run and what is made of the results, nothing else.
-    edit(clone, "runs.contextssl.overrides", {"context": {"mask_probability": 0.9}})
-    dependents = {
-        "main_results", "masking", "auxiliary", "labels", "single", "representations", "neighbors", "compare",
-    }  # fmt: skip
-    assert stale(clone) == {"pretrain@contextssl", "evaluate@contextssl"} | dependents
-    plan = set(re.findall(r"Running stage '(.+?)'", call(clone, "dvc", "repro", "--dry")))
-    assert plan == {"pretrain@contextssl", "evaluate@contextssl"} | dependents
 
-    # The same stages run again from nothing give the same bytes.
-    edit(clone, "runs.contextssl.overrides", {})
+def test_an_edit_computes_what_it_touches(clone):
+    """Runs after `test_pipeline`, in its clone."""
+    before = {kind: entries(clone, kind) for kind in ("trainings", "evaluations")}
+    results = digest(clone / "results")
+
+    # One run: its study's stages run, but it alone is trained and evaluated, once for its one seed.
+    edit(clone, "runs.mask-090.temperature", 0.3)
+    done = ran(call(clone, "dvc", "repro"))
+    studies = {name for name in done if "@" in name and not name.startswith("section")}
+    assert studies == {"pretrain@masking", "evaluate@masking"}
+    assert all(len(entries(clone, kind) - old) == 1 for kind, old in before.items())
+
+    # The way back computes nothing and gives the same bytes.
+    call(clone, "git", "checkout", "--quiet", "params.yaml")
+    call(clone, sys.executable, "-m", "lib", "use", "ci")
+    after = {kind: entries(clone, kind) for kind in before}
+    call(clone, "dvc", "repro")
+    assert {kind: entries(clone, kind) for kind in before} == after and digest(clone / "results") == results
+
+    # Another color in figures trains and evaluates nothing.
+    plotting = clone / "lib/report/plotting.py"
+    text = plotting.read_text(encoding="utf-8")
+    plotting.write_text(text.replace('"colorblind"', '"deep"'), encoding="utf-8")
+    planned = ran(call(clone, "dvc", "repro", "--dry"))
+    assert planned and not {name for name in planned if name.startswith(("pretrain", "evaluate", "data"))}
+    plotting.write_text(text, encoding="utf-8")
+    assert stale(clone) == set()
+
+
+def test_stages_repeat_byte_for_byte(clone):
+    """Runs after `test_pipeline`, in its clone: without the store and DVC's cache of runs."""
     before = (clone / "dvc.lock").read_bytes()
-    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "pretrain@contextssl")
-    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "evaluate@contextssl")
+    shutil.rmtree(clone / ".dvc/cache/contextssl")
+    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "pretrain@single")
+    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "evaluate@single")
     assert (clone / "dvc.lock").read_bytes() == before
+
+
+def digest(folder):
+    """Hashes of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_photographs_have_results_of_their_own(clone):
     """Runs after `test_pipeline`, in its clone: one command for the augmentations of a folder of photographs."""
-    if not (clone / "build/augmentations").exists():
+    if not (clone / "build/data/augmented").exists():
         pytest.skip("the pipeline did not run")
     folder, generator = clone.parent / "photographs", np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 8)):
@@ -101,26 +142,27 @@ def test_photographs_have_results_of_their_own(clone):
             for k in range(count):
                 pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / split / kind / f"{k:04}.png")
-    before = (clone / "results/tables/table-02.csv").read_bytes()
-    call(clone, sys.executable, "-m", "lib.pipeline.cifar", str(folder))
-    made = sorted((clone / "results/cifar10-jpeg/tables").glob("table-*.md"))
+    before = digest(clone / "results")
+    call(clone, sys.executable, "-m", "lib", "photographs", str(folder))
+    made = sorted((clone / "results/cifar10-jpeg").rglob("table-*.md"))
     assert [path.stem for path in made] == [f"table-{n:02}" for n in (2, 12, 13, 14, 15, 16)]
     assert all("CIFAR-10 (JPEG-recompressed)" in path.read_text(encoding="utf-8") for path in made)
-    assert "python -m lib.pipeline.cifar" in (clone / "results/cifar10-jpeg/run.md").read_text(encoding="utf-8")
+    assert "python -m lib photographs" in (clone / "results/cifar10-jpeg/run.md").read_text(encoding="utf-8")
     # The pipeline's own results are as they were.
-    assert (clone / "results/tables/table-02.csv").read_bytes() == before and stale(clone) == set()
+    after = digest(clone / "results")
+    assert {name: after[name] for name in before} == before and stale(clone) == set()
 
 
 def test_changed_data_file_is_noticed(clone):
     """Runs after `test_pipeline`, in its clone: a truncated input fails in one sentence that names it."""
-    arrays = clone / "build/data/views.npz"
+    arrays = clone / "build/data/3diebench/views.npz"
     if not arrays.exists():
         pytest.skip("the pipeline did not run")
     content = arrays.read_bytes()
     arrays.unlink()
     arrays.write_bytes(content[: len(content) // 2])
     failed = subprocess.run(
-        [sys.executable, "-m", "lib.pipeline.run", "pretrain", "run=simclr"],
+        [sys.executable, "-m", "lib", "run", "03_pretrain", "study=single"],
         cwd=clone,
         capture_output=True,
         text=True,

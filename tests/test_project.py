@@ -11,14 +11,16 @@ import nbformat
 import pytest
 from ruamel.yaml import YAML
 
-from lib.pipeline import run
+from lib.pipeline import run, settings
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 yaml = YAML(typ="safe", pure=True)
-STAGES = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-PARAMS = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-NOTEBOOK_STAGES = [name for name, stage in STAGES.items() if "lib.pipeline.run" in stage["cmd"]]
+PARAMS = settings.load(ROOT / "params.yaml").model_dump(mode="json")
+STAGES = run.stages(yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8")), PARAMS)
+OF_NOTEBOOKS = {name: stage for name, stage in STAGES.items() if "lib run " in stage["cmd"]}
+#: They check parameters and carry them to the notebook; the values themselves are declared.
+CARRIERS = {"lib/pipeline/settings.py", "lib/pipeline/run.py"}
 
 
 def pins():
@@ -120,33 +122,68 @@ def test_results_in_prose_are_computed(path):
     assert typed == []
 
 
-@pytest.mark.parametrize("name", NOTEBOOK_STAGES)
+@pytest.mark.parametrize("name", OF_NOTEBOOKS)
 def test_stage_and_notebook_agree(name):
-    items = {item: PARAMS["select"]["runs"][0] for item in STAGES[name].get("matrix", {})}
-    stage = run.stage_of({"stages": STAGES}, name, items)
-    values = run.declared_values(PARAMS, stage["params"], items)
-    run.check_names(stage["notebook"], run.parameter_names(read(ROOT / stage["notebook"])), values)
+    """A notebook's parameters are the sections and items that its stage declares."""
+    stem, *items = STAGES[name]["cmd"].partition("lib run ")[2].split()
+    notebook = ROOT / "notebooks" / f"{stem}.ipynb"
+    run.parameters_of(notebook, STAGES[name], dict(item.split("=") for item in items), PARAMS)
+    assert f"notebooks/{stem}.ipynb" in STAGES[name]["deps"]
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_depends_on_what_it_imports(name):
-    """Exactly: one file too few gives stale results, one too many recomputes for nothing.
-
-    Except what checks parameters and carries them: their values are declared, and a new key must not retrain all.
-    """
+    """A file too few gives stale results; a folder or file that nothing is used of recomputes for nothing."""
     declared = {dep for dep in STAGES[name]["deps"] if dep.startswith("lib")}
-    if name in NOTEBOOK_STAGES:
-        notebook = next(dep for dep in STAGES[name]["deps"] if dep.startswith("notebooks/"))
-        used = closure(python_of(read(ROOT / notebook)))
+    command = STAGES[name]["cmd"].split()
+    if name in OF_NOTEBOOKS:
+        used = closure(python_of(read(ROOT / "notebooks" / f"{command[4]}.ipynb")))
     else:
-        module = STAGES[name]["cmd"].split()[-1].replace(".", "/") + ".py"
+        module = {"plan": "lib/pipeline/settings.py", "book": "lib/report/book.py"}[name]
         used = closure((ROOT / module).read_text(encoding="utf-8")) | {module}
-    assert sorted(declared) == sorted(used - {"lib/pipeline/settings.py", "lib/pipeline/run.py"})
+    if name != "plan":
+        used -= CARRIERS
+    unused = {dep for dep in declared if not any(path == dep or path.startswith(dep + "/") for path in used)}
+    undeclared = {path for path in used if not any(path == dep or path.startswith(dep + "/") for dep in declared)}
+    assert (sorted(undeclared), sorted(unused)) == ([], [])
 
 
 def test_every_notebook_is_a_stage():
     used = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith("notebooks/")}
     assert used == {f"notebooks/{path.name}" for path in NOTEBOOKS}
+
+
+def test_every_command_of_the_notebooks_exists():
+    """`dvc exp run -S key=value target` in a text names a key that params.yaml has, or that a run may have, and a stage."""
+    known = set(STAGES) | {name.split("@")[0] for name in STAGES}
+    wrong = []
+    for path in [*NOTEBOOKS, ROOT / "README.md"]:
+        text = path.read_text(encoding="utf-8") if path.suffix == ".md" else "\n".join(c.source for c in read(path).cells)
+        for command in re.findall(r"dvc (?:exp run|repro) [^`\n]*", text):
+            for key in re.findall(r"-S ['\"]?(\+{0,2}[\w.-]+)=", command):
+                if not _settable(key):
+                    wrong.append((path.name, command))
+            targets = re.sub(r"-S (?:'[^']*'|\"[^\"]*\"|\S+)|--\S+(?: \d+)?|&&.*|dvc (?:exp run|repro)", "", command)
+            wrong += [(path.name, command) for target in targets.split() if target not in known]
+    assert wrong == []
+
+
+def _settable(key):
+    section, *rest = key.lstrip("+").split(".")
+    if section in ("runs", "bases") and len(rest) == 2 and rest[1] in settings.Changes.model_fields:
+        written = rest[0] in PARAMS[section] and rest[1] in YAML_PARAMS[section][rest[0]]
+        return rest[0] in PARAMS[section] and written != key.startswith("+")
+    inner = PARAMS.get(section)
+    for part in rest:
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    return inner is not None and not key.startswith("+")
+
+
+YAML_PARAMS = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def test_params_are_those_of_the_laptop():
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles/laptop.yaml").read_bytes()
 
 
 def test_store_is_small():

@@ -1,29 +1,38 @@
 """The shortcut diagnostic: hand-made models that take the shortcut or cannot, and what a foreign anchor may see."""
 
 import dataclasses
-from pathlib import Path
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import nn
 
-from lib.pipeline import settings as schema
 from lib.data.views import GROUPS, Views, action, quaternion
+from lib.evaluation.shortcut import attention_shares, own_is_nearest, past_mean, shortcut, with_foreign_anchors
 from lib.method.masking import pair_causal_mask, random_context_mask
 from lib.method.models import ContextTransformer
-from lib.evaluation.shortcut import attention_shares, own_is_nearest, past_mean, shortcut, with_foreign_anchors
 
-LAPTOP = schema.load(Path(__file__).parents[1] / "profiles" / "laptop.yaml")
 LAYERS, WIDTH = 2, 8
 
 
-def settings(p, **context):
-    """32 pairs, four of each object; the mask probability p to the end."""
-    changed = dataclasses.replace(LAPTOP.context, mask_probability_end=p, **context)
-    model = dataclasses.replace(LAPTOP.model, block_size=64, layers=LAYERS)
-    return dataclasses.replace(LAPTOP, context=changed, model=model)
+def measured(predictor, views, p, groups=("rotation", "color"), contexts=12, **context):
+    """The diagnostic of a predictor, by (variant, metric), and chance by metric.
+
+    32 pairs, four of each object; the mask probability p to the end.
+    """
+    model = SimpleNamespace(encoder=Pixels(), predictor=predictor, parameters=predictor.parameters)
+    run = tiny.run(
+        groups=groups, mask_probability_end=p, block_size=64, layers=LAYERS, pairs_per_object=4, **context
+    )  # fmt: skip
+    found, chance = shortcut(model, views, run, contexts)
+    return {(variant, metric): v for variant, of in found.items() for metric, v in of.items()}, chance
+
+
+def accuracy(found, anchor):
+    return found[f"anchor={anchor}", "partner_accuracy"]
 
 
 @pytest.fixture(scope="module")
@@ -66,51 +75,48 @@ def untrained(feature_dim=WIDTH):
     return ContextTransformer(feature_dim, 6, 16, LAYERS, 2, 5, "balanced", torch.ones(6)).eval()
 
 
-def model_of(predictor):
-    return SimpleNamespace(encoder=Pixels(), predictor=predictor, parameters=predictor.parameters)
-
-
 def test_at_p_0_the_mean_of_the_past_finds_the_partner_and_a_model_may_live_on_it(views):
-    found = shortcut(model_of(PastMean()), views, settings(0.0), ("rotation", "color"))
-    assert (found["pairs"], found["pairs_per_object"], found["p"]) == (32, 4, 0.0)
-    assert found["accuracy"]["mean"] == pytest.approx(1)
+    found, chance = measured(PastMean(), views, 0.0)
+    assert chance == {"partner_accuracy": 1 / 32, "partner_info_nce": math.log(32)}
+    assert accuracy(found, "mean") == pytest.approx(1)
     # The cosine cannot tell the empty past of the first place, a zero, from anything.
-    assert found["accuracy"]["pair"] == found["accuracy"]["foreign"] == pytest.approx(31 / 32)
-    assert found["info_nce"]["foreign"] == pytest.approx(found["info_nce"]["pair"], rel=1e-5)
-    assert found["info_nce"]["pair"] < found["info_nce"]["chance"] - 0.3
+    assert accuracy(found, "pair") == accuracy(found, "foreign") == pytest.approx(31 / 32)
+    pair, foreign = (found[f"anchor={who}", "partner_info_nce"] for who in ("pair", "foreign"))
+    assert foreign == pytest.approx(pair, rel=1e-5) and pair < math.log(32) - 0.3
 
 
 def test_at_p_1_there_is_no_past_to_find_the_partner_by(views):
-    found = shortcut(model_of(PastMean()), views, settings(1.0), ("rotation", "color"))
-    assert found["accuracy"]["mean"] == found["accuracy"]["foreign"] == 0  # all alike: ties count against it
-    assert found["info_nce"]["pair"] == pytest.approx(found["info_nce"]["chance"])
-    assert found["attention_uniform"] == pytest.approx({"self": 1, "x": 0, "y": 0})
+    found, chance = measured(PastMean(), views, 1.0)
+    assert accuracy(found, "mean") == accuracy(found, "foreign") == 0  # all alike: ties count against it
+    assert found["anchor=pair", "partner_info_nce"] == pytest.approx(chance["partner_info_nce"])
+    for part, share in (("self", 1), ("x", 0), ("y", 0)):
+        assert found[None, f"attention_uniform_{part}"] == pytest.approx(share)
 
 
 def test_a_foreign_anchor_without_past_is_at_chance(views):
-    found = shortcut(model_of(untrained(12)), views, settings(1.0), ("rotation", "color"), contexts=64)
-    chance = found["accuracy"]["chance"]
-    assert chance == 1 / 32
-    assert abs(found["accuracy"]["foreign"] - chance) < 4 * (chance / (64 * 32)) ** 0.5
+    found, chance = measured(untrained(12), views, 1.0, contexts=64)
+    p = chance["partner_accuracy"]
+    assert abs(accuracy(found, "foreign") - p) < 4 * (p / (64 * 32)) ** 0.5
 
 
 def test_masking_takes_the_shortcut_away_step_by_step(views):
-    found = [shortcut(model_of(PastMean()), views, settings(p), ("rotation",)) for p in (0, 0.2, 0.5, 0.9)]
-    for measure in ("foreign", "mean"):
-        assert torch.tensor([f["accuracy"][measure] for f in found]).diff().max() < 0, measure
+    found = [measured(PastMean(), views, p, groups=("rotation",))[0] for p in (0.0, 0.2, 0.5, 0.9)]
+    for anchor in ("foreign", "mean"):
+        assert torch.tensor([accuracy(f, anchor) for f in found]).diff().max() < 0, anchor
 
 
 @pytest.mark.parametrize("groups", [("rotation",), ("rotation", "color"), ("rotation", "none")])
 def test_every_number_is_there_for_any_groups_and_masks_per_layer(views, groups):
-    found = shortcut(model_of(untrained(12)), views, settings(0.5, mask_per_layer=True), groups)
-    assert [sorted(layer) for layer in found["attention"]] == [["self", "x", "y"]] * LAYERS
-    for shares in (*found["attention"], found["attention_uniform"]):
-        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    found, _ = measured(untrained(12), views, 0.5, groups, mask_per_layer=True)
+    for variant, name in (("layer=1", "attention"), ("layer=2", "attention"), (None, "attention_uniform")):
+        assert sum(found.pop((variant, f"{name}_{part}")) for part in ("self", "x", "y")) == pytest.approx(1, abs=1e-5)
+    asked = {(f"anchor={who}", f"partner_{what}") for who in ("pair", "foreign") for what in ("accuracy", "info_nce")}
+    assert set(found) == asked | {("anchor=mean", "partner_accuracy")}
 
 
 def test_few_test_objects_give_fewer_pairs(views):
     few = dataclasses.replace(views, split=np.array(["test"] * 3 + ["train"] * 9))
-    assert shortcut(model_of(untrained(12)), few, settings(0.5), ("rotation", "color"))["pairs"] == 12
+    assert measured(untrained(12), few, 0.5)[1]["partner_accuracy"] == 1 / 12
 
 
 # ---- foreign anchors

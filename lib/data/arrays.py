@@ -1,4 +1,4 @@
-"""Array files, and writing the prepared data set: images.npy and views.npz in build/data (see lib.data.views.load_views)."""
+"""Array files, and writing the prepared data set: images.npy and views.npz (see `lib.data.views.load_views`)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,6 @@ def write_dataset(
                 classes=np.array(classes),
                 split=np.array(split),
                 source=np.array(source),
-                type=np.array(label),
                 mesh=np.array(mesh),
                 views=np.int64(views),
             )

@@ -1,4 +1,4 @@
-"""Views and actions: the prepared data set, quaternions, and the real 3DIEBench's folder layout.
+"""Views and actions: the prepared data set, and quaternions.
 
 Quaternions are scalar last (x, y, z, w). Individual ones are canonical (w >= 0).
 """
@@ -6,17 +6,17 @@ Quaternions are scalar last (x, y, z, w). Individual ones are canonical (w >= 0)
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lib.data.arrays import SPLITS, load_npz, write_dataset
+from lib.data.arrays import SPLITS, load_npz
 
 LATENTS = ("rot_x", "rot_y", "rot_z", "floor_hue", "light_theta", "light_phi", "light_hue")
 GROUPS = {"rotation": slice(0, 4), "color": slice(4, 6)}  # where each group lies in an action (..., 6)
@@ -54,6 +54,15 @@ def action(t1: Tensor, t2: Tensor) -> Tensor:
     return torch.cat([relative_rotation(t1[..., :4], t2[..., :4]), t2[..., 4:] - t1[..., 4:]], -1)
 
 
+def difference(t1: Tensor, t2: Tensor) -> Tensor:
+    """Actions (..., A) between targets (..., A) that add up, such as a gender of 0 or 1, or `lib.data.augment`'s."""
+    return t2 - t1
+
+
+#: The kinds of action that a file of views names.
+ACTIONS = {"3diebench": action, "difference": difference}
+
+
 @dataclass(frozen=True)
 class Views:
     """A prepared data set of O objects with `views` views each; N = O * views, row = object * views + view."""
@@ -70,6 +79,14 @@ class Views:
     groups: Mapping[str, slice] = field(default_factory=lambda: GROUPS)  # where each group lies in an action
     action: Callable[[Tensor, Tensor], Tensor] = action  # from targets (..., A) to targets (..., A)
 
+    def __getstate__(self) -> dict:
+        # As arrays: joblib hands those to other processes as memory maps, where it would copy tensors.
+        return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
+
+    def __setstate__(self, state: dict) -> None:
+        tensors = ("images", "targets", "latents", "labels")
+        self.__dict__.update({k: torch.from_numpy(v) if k in tensors else v for k, v in state.items()})
+
     def objects(self, split: str, source: str | None = None) -> Tensor:
         """Ids int64 (n,) of the objects in a split, of one source or of all."""
         if split not in SPLITS:
@@ -79,15 +96,34 @@ class Views:
             chosen &= self.source == source
         return torch.from_numpy(np.flatnonzero(chosen))
 
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all that a training or an evaluation can see, actions between rows one after another included.
 
-def load_views(folder: Path | str = "build/data") -> Views:
-    """Load images.npy and views.npz of `folder`.
+        Views with equal digests give equal results; changing an image, a label, the split or a group changes it.
+        """
+        digest = hashlib.sha256()
+        seen = (self.images, self.targets, self.latents, self.labels, self.action(self.targets[:-1], self.targets[1:]))
+        for values in (tensor.numpy() for tensor in seen):
+            digest.update(f"{values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values))
+        groups = {name: [place.start, place.stop] for name, place in self.groups.items()}
+        names = [self.split.tolist(), self.source.tolist(), self.mesh.tolist()]
+        digest.update(json.dumps([list(self.classes), *names, self.views, groups]).encode())
+        return digest.hexdigest()
+
+
+def load_views(folder: Path | str = "build/data/3diebench") -> Views:
+    """Load images.npy and views.npz of `folder`: renders, the real 3DIEBench, or what `save_views` wrote.
+
+    Without an `action` in views.npz the latents are the seven of 3DIEBench, and targets and actions follow from them;
+    with `action` "difference" the latents are the targets, and `groups` and `widths` say where each group lies.
 
     Raises FileNotFoundError or ValueError, one sentence with the file's name, where one is missing, truncated, of the
     wrong type or shape, or where the two disagree.
     """
     images_file, views_file = Path(folder) / "images.npy", Path(folder) / "views.npz"
-    cure = "prepare the data again (notebooks/01_data.ipynb, `dvc repro data`)"
+    cure = "prepare the data again (`dvc repro`)"
     if not images_file.is_file():
         raise FileNotFoundError(f"{images_file} is missing; {cure}")
     arrays = load_npz(views_file, cure)
@@ -95,28 +131,36 @@ def load_views(folder: Path | str = "build/data") -> Views:
         images = np.load(images_file, mmap_mode="c")
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{images_file} cannot be read ({error}), it may be truncated; {cure}") from error
-    expected = {"latents", "labels", "classes", "split", "source", "type", "mesh", "views"}
-    if set(arrays) != expected:
+    kind = str(arrays.pop("action", "3diebench"))
+    expected = {"latents", "labels", "classes", "split", "source", "mesh", "views"}
+    expected |= {"groups", "widths"} if kind == "difference" else set()
+    if set(arrays) != expected or kind not in ACTIONS:
         raise ValueError(f"{views_file} has the arrays {sorted(arrays)}, but {sorted(expected)} are expected")
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"{images_file} is {images.dtype} {images.shape}, but uint8 (N, H, W, 3) is expected")
     latents, views, count = arrays["latents"], int(arrays["views"]), len(arrays["labels"])
-    if latents.shape != (len(images), 7) or latents.dtype != np.float32:
+    width = int(arrays["widths"].sum()) if kind == "difference" else len(LATENTS)
+    if latents.shape != (len(images), width) or latents.dtype != np.float32:
         raise ValueError(
             f"{images_file} has {len(images)} images, but the latents of {views_file} are {latents.dtype} "
-            f"{latents.shape}, not float32 ({len(images)}, 7); {cure}"
+            f"{latents.shape}, not float32 ({len(images)}, {width}); {cure}"
         )
     if count * views != len(images):
         raise ValueError(
             f"{views_file} lists {count} objects of {views} views, but {images_file} has {len(images)} images"
         )
-    for name in ("labels", "split", "source", "type", "mesh"):
+    for name in ("labels", "split", "source", "mesh"):
         if arrays[name].shape != (count,):
             raise ValueError(f"{views_file} has {name} of shape {arrays[name].shape}, but ({count},) is expected")
-    latents = torch.from_numpy(latents)
+    latents, groups = torch.from_numpy(latents), GROUPS
+    if kind == "difference":
+        targets, stops = latents, arrays["widths"].cumsum().tolist()
+        groups = dict(zip(arrays["groups"].tolist(), map(slice, [0, *stops], stops)))
+    else:
+        targets = torch.cat([quaternion(latents[:, :3].double()).float(), latents[:, [3, 6]]], 1)
     return Views(
         images=torch.from_numpy(images),
-        targets=torch.cat([quaternion(latents[:, :3].double()).float(), latents[:, [3, 6]]], 1),
+        targets=targets,
         latents=latents,
         labels=torch.from_numpy(arrays["labels"]),
         classes=tuple(arrays["classes"].tolist()),
@@ -124,83 +168,24 @@ def load_views(folder: Path | str = "build/data") -> Views:
         source=arrays["source"],
         mesh=arrays["mesh"],
         views=views,
+        groups=groups,
+        action=ACTIONS[kind],
     )
 
 
-def _object_list(root: Path, part: str) -> list[str]:
-    """Entries synset/object of the split list <part>_images.npy or .txt in `root`."""
-    for path in (root / f"{part}_images.npy", root / f"{part}_images.txt"):
-        if not path.is_file():
-            continue
-        try:
-            lines = np.load(path).tolist() if path.suffix == ".npy" else path.read_text().split()
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as a list of objects ({error}); copy it again") from error
-        entries = [str(line).strip("/") for line in lines]
-        wrong = [entry for entry in entries if entry.count("/") != 1]
-        if wrong:
-            raise ValueError(f'{path} has the entry "{wrong[0]}", but /<synset>/<object> is expected')
-        return entries
-    raise FileNotFoundError(
-        f"{root / f'{part}_images.npy'} is missing (a .txt will do, too); 3DIEBench's split lists are in the folder "
-        "data of github.com/facebookresearch/SIE"
-    )
+def save_views(views: Views, folder: Path | str) -> None:
+    """Write images.npy and views.npz of views whose action is the `difference` of targets, for `load_views`.
 
-
-def _read_object(folder: Path, image_size: int, views: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (views, image_size, image_size, 3) and latents (views, 7) of one object's folder."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} is missing, but a split list names it")
-    images = np.empty((views, image_size, image_size, 3), np.uint8)
-    latents = np.empty((views, 7))
-    for view in range(views):
-        image_file, latent_file = folder / f"image_{view}.jpg", folder / f"latent_{view}.npy"
-        for path in (image_file, latent_file):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing; data.views asks for {views} views of each object")
-        try:
-            with Image.open(image_file) as image:
-                size = (image_size, image_size)
-                images[view] = image.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=3)
-        except OSError as error:
-            raise ValueError(f"{image_file} cannot be read ({error}); it may be truncated; get it again") from error
-        try:
-            latent = np.load(latent_file)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{latent_file} cannot be read ({error}); it may be truncated; get it again") from error
-        if latent.shape != (7,):
-            raise ValueError(f"{latent_file} has shape {latent.shape}, but the seven latents (7,) are expected")
-        latents[view] = latent
-    return images, latents
-
-
-def import_3diebench(
-    root: Path | str, out: Path | str, image_size: int, views: int, split, workers: int | None = None
-) -> None:
-    """Convert the real 3DIEBench to the same two files as the miniature.
-
-    `root` holds <synset>/<object>/image_k.jpg and latent_k.npy, and the official split lists train_images.npy and
-    val_images.npy (or .txt), one /<synset>/<object> per entry. 3DIEBench has two parts: the official val becomes
-    `test`; `validation` is carved out of the official train by object, in the ratio of split.validation to split.train,
-    in the order of a hash. Classes are all synsets in sorted order, as in SIE. Errors name the missing or broken file.
+    `groups` must lie one after another in an action. Both files appear only once complete.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f'the 3DIEBench folder "{root}" is missing; set data.root to where it was unpacked')
-    train, test = _object_list(root, "train"), _object_list(root, "val")
-    hashed = sorted(train, key=lambda entry: hashlib.sha256(entry.encode()).hexdigest())
-    share = split.validation / (split.train + split.validation)
-    validation = set(hashed[: round(share * len(hashed))])
-    entries = train + test
-    write_dataset(
-        out,
-        partial(_read_object, image_size=image_size, views=views),
-        (root / entry for entry in entries),
-        image_size=image_size,
-        views=views,
-        label=[entry.split("/")[0] for entry in entries],
-        split=["validation" if entry in validation else "train" for entry in train] + ["test"] * len(test),
-        source=["real"] * len(entries),
-        mesh=entries,
-        workers=workers,
-    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {name: getattr(views, name) for name in ("classes", "split", "source", "mesh", "views")}
+    groups = {"groups": list(views.groups), "widths": [place.stop - place.start for place in views.groups.values()]}
+    with open(folder / "images.partial", "wb") as file:
+        np.save(file, views.images.numpy())
+    with open(folder / "views.partial", "wb") as file:
+        arrays = {"latents": views.targets.numpy(), "labels": views.labels.numpy(), "action": "difference"}
+        np.savez(file, **arrays, **groups, **told)
+    (folder / "images.partial").replace(folder / "images.npy")
+    (folder / "views.partial").replace(folder / "views.npz")

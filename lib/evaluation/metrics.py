@@ -1,10 +1,6 @@
-"""R² as published and per component, its floors, and the numbers of an evaluation file."""
-
-from collections.abc import Mapping
+"""R² as published and per component, and its floors."""
 
 import numpy as np
-import torch
-from sklearn.metrics import r2_score
 from torch import Tensor
 
 
@@ -16,7 +12,7 @@ def r2(prediction: Tensor, target: Tensor) -> dict:
     `floor`. ``per_component`` is scikit-learn's ``r2_score(multioutput="raw_values")``, where 0 is a constant.
 
     Args:
-        prediction, target: (N, D), N >= 2.
+        prediction, target: (N, D), N >= 2; no column of the target is constant.
 
     Returns:
         ``{"pooled": float, "per_component": (D,) array, "mean": float}``, ``mean`` being that of the components.
@@ -30,8 +26,9 @@ def r2(prediction: Tensor, target: Tensor) -> dict:
             f"got {tuple(prediction.shape)} and {tuple(target.shape)}."
         )
     prediction, target = (np.asarray(t.detach().cpu(), dtype=np.float64) for t in (prediction, target))
-    pooled = 1 - ((target - prediction) ** 2).sum() / ((target - target.mean()) ** 2).sum()
-    per_component = r2_score(target, prediction, multioutput="raw_values")
+    error = ((target - prediction) ** 2).sum(0)
+    pooled = 1 - error.sum() / ((target - target.mean()) ** 2).sum()
+    per_component = 1 - error / ((target - target.mean(0)) ** 2).sum(0)
     return {"pooled": float(pooled), "per_component": per_component, "mean": float(per_component.mean())}
 
 
@@ -42,30 +39,3 @@ def floor(train_target: Tensor, target: Tensor) -> dict:
     quaternion; per component it is 0 up to sampling.
     """
     return r2(train_target.mean(dim=0).expand_as(target), target)
-
-
-def values(evaluation: Mapping, *path: str) -> list[float]:
-    """One number for each seed of an evaluation file, found at ``path`` below each seed.
-
-    Raises:
-        KeyError: a part of the path is missing; the message lists what stands there instead.
-    """
-    found = []
-    for result in evaluation["seeds"]:
-        for key in path:
-            if key not in result:
-                raise KeyError(f"No {key!r} on the path {'.'.join(path)}; there is {', '.join(map(str, result))}.")
-            result = result[key]
-        found.append(result)
-    return found
-
-
-def to_json(value: object) -> object:
-    """Arrays and tensors to lists, scalars to Python numbers, through nested mappings."""
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
-        return value.tolist()
-    return value

@@ -11,49 +11,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.evaluation.embeddings import encode
 from lib.method import losses
-from lib.evaluation.evaluate import encode
 from lib.method.masking import random_context_mask
 from lib.method.models import ContextTransformer
-from lib.method.sampling import active_components, interleave, sample_pairs
+from lib.method.sampling import interleave, restrict, sample_pairs
 
 
 @torch.no_grad()
-def shortcut(model, views, params, groups: tuple[str, ...], contexts: int = 12) -> dict:
+def shortcut(model, views, run, contexts: int = 12) -> tuple[dict[str | None, dict[str, float]], dict[str, float]]:
     """Contexts of unseen test objects, masked as in the last training step, and three ways to find the partner y_i.
 
     Args:
-        model: a ContextSSL, in evaluation mode. views: `lib.data.views.Views`. params: resolved for the run.
-        groups: that the run was trained for. contexts: B, as many of each group, and two at least.
+        model: a ContextSSL, in evaluation mode. views: `lib.data.views.Views`. run: `lib.pipeline.settings.Run`.
+        contexts: B, as many of each group that the run was trained for, and two at least.
 
     Returns:
-        Nested mapping of floats, and two counts::
+        Variant -> metric -> value, and metric -> chance (1 / K and log K for K targets)::
 
-            p                                     mask probability at the end of training
-            pairs                                 K, targets among which an anchor searches
-            pairs_per_object                      m, so that knowing the object alone finds the partner 1 time in m
-            accuracy.<pair|foreign|mean|chance>   share of anchors to which their own y_i is the nearest of K targets
-            info_nce.<pair|foreign|chance>        loss, nats
-            attention[layer].<self|x|y>           of a y-token: to itself, to the x and to the y of its past; sum 1
-            attention_uniform.<self|x|y>          the same if all seen tokens got equal weight
+            anchor=pair|foreign|mean   partner_accuracy   share of anchors to which their own y_i is the nearest target
+            anchor=pair|foreign        partner_info_nce   loss, nats
+            layer=1, 2, ...            attention_<self|x|y>   of a y-token: to itself, to the x and to the y of its
+                                                              past; sum 1
+            None                       attention_uniform_<self|x|y>   the same if all seen tokens got equal weight
 
         ``pair`` is the anchor (x_i, a_i) as it is, ``foreign`` a foreign one; ``mean`` asks no model: the mean of the
-        features in the anchor's past and in the target's, nearest by Euclidean distance; ``chance`` is 1 / K or log K.
-        Attention is the mean over heads, contexts and the later half of the places, where the past is long.
+        features in the anchor's past and in the target's, nearest by Euclidean distance. Attention is the mean over
+        heads, contexts and the later half of the places, where the past is long.
     """
-    context, device = params.context, next(model.parameters()).device
+    context, groups, device = run.context, run.groups, next(model.parameters()).device
     objects, m = views.objects("test"), context.pairs_per_object
-    pairs = min(params.model.block_size // 2, m * len(objects))  # as in training, if there are test objects enough
-    generator = torch.Generator().manual_seed(params.evaluate.sample_seed)
+    pairs = min(run.model.block_size // 2, m * len(objects))  # as in training, if there are test objects enough
+    generator = torch.Generator().manual_seed(run.evaluate.sample_seed)
     at = sample_pairs(contexts, pairs, len(objects), views.views, m, generator)
     rows = (objects[:, None] * views.views + torch.arange(views.views)).flatten()
     x, y = rows[at.x], rows[at.y]
     z_x, z_y = encode(model, views, torch.stack([x, y]).flatten(), device).unflatten(0, (2, *x.shape))
-    active = active_components([groups[b % len(groups)] for b in range(contexts)], views.groups, views.targets.shape[1])
-    a = (views.action(views.targets[x], views.targets[y]) * active[:, None]).to(device)
+    told = [groups[b % len(groups)] for b in range(contexts)]
+    a = restrict(views.action(views.targets[x], views.targets[y]), told, views.groups).to(device)
     features, actions = interleave(z_x, z_y), interleave(a, torch.zeros_like(a))
 
-    p, layers = context.mask_probability_end, params.model.layers
+    p, layers = context.mask_probability_end, run.model.layers
     draws = layers if context.mask_per_layer else 1
     masks = [
         random_context_mask(contexts, 2 * pairs, p, context.mask_unit, generator).to(device) for _ in range(draws)
@@ -63,20 +61,18 @@ def shortcut(model, views, params, groups: tuple[str, ...], contexts: int = 12) 
     mean = past_mean(features, masks[0])
     distance = torch.cdist(mean[:, 0::2], mean[:, 1::2], compute_mode="donot_use_mm_for_euclid_dist")
     uniform = masks[0] / masks[0].sum(-1, keepdim=True)
-    temperature = params.pretrain.temperature
-    return {
-        "p": p, "pairs": pairs, "pairs_per_object": m,
-        "accuracy": {
-            "pair": own_is_nearest(_cosine(anchor, target)), "foreign": own_is_nearest(_cosine(foreign, target)),
-            "mean": own_is_nearest(-distance), "chance": 1 / pairs,
-        },
-        "info_nce": {
-            "pair": losses.info_nce(anchor, target, temperature).item(),
-            "foreign": losses.info_nce(foreign, target, temperature).item(), "chance": math.log(pairs),
-        },
-        "attention": [attention_shares(w.mean(1)) for w in model.predictor.attention(features, actions, masks)],
-        "attention_uniform": attention_shares(uniform),
-    }  # fmt: skip
+    temperature = run.pretrain.temperature
+    found: dict[str | None, dict[str, float]] = {"anchor=mean": {"partner_accuracy": own_is_nearest(-distance)}}
+    for name, asking in (("pair", anchor), ("foreign", foreign)):
+        found[f"anchor={name}"] = {
+            "partner_accuracy": own_is_nearest(_cosine(asking, target)),
+            "partner_info_nce": losses.info_nce(asking, target, temperature).item(),
+        }
+    for layer, weights in enumerate(model.predictor.attention(features, actions, masks), start=1):
+        shares = attention_shares(weights.mean(1))
+        found[f"layer={layer}"] = {f"attention_{name}": share for name, share in shares.items()}
+    found[None] = {f"attention_uniform_{name}": share for name, share in attention_shares(uniform).items()}
+    return found, {"partner_accuracy": 1 / pairs, "partner_info_nce": math.log(pairs)}
 
 
 def with_foreign_anchors(

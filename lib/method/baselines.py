@@ -1,8 +1,9 @@
 """The baselines, each as its own paper has it: encoder, heads and objective in one class.
 
 All see two views of the same N objects, as features z1 and z2 (N, F) of a shared encoder, and the action a (N, A) that
-takes the first view to the second. ``embed`` is the space that the objective compares (Table 19's embedding), and
-``predict``, where there is one, the prediction of the second view's embedding from the first and the action.
+takes the first view to the second. ``embed`` is the space that the objective compares (Table 19's embedding), of
+``embedding_dim`` numbers, and ``predict``, where there is one, the prediction of the second view's embedding from the
+first and the action. ``losses`` takes the weights and the temperature from the sections of its last argument, a run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from lib.method import losses
 from lib.method.models import Encoder, mlp
+from lib.method.sampling import active_components
 
 
 class Projector(nn.Sequential):
@@ -30,34 +32,35 @@ class SimCLR(nn.Module):
 
     def __init__(self, spec, size: int) -> None:
         super().__init__()
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.encoder = Encoder(spec, size)
         self.projector = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
+        self.embedding_dim = spec.projector_out
 
     def embed(self, z: Tensor) -> Tensor:
         """(N, F) to (N, E)."""
         return self.projector(z)
 
-    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, run) -> dict[str, Tensor]:
         """NT-Xent; the action is not used."""
-        return {"loss": losses.nt_xent(self.embed(z1), self.embed(z2), params.pretrain.temperature)}
+        return {"loss": losses.nt_xent(self.embed(z1), self.embed(z2), run.pretrain.temperature)}
 
 
 class VICReg(SimCLR):
     """Invariance without negatives (Bardes et al. 2022): SimCLR's architecture, another loss."""
 
-    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, run) -> dict[str, Tensor]:
         """Variance, invariance and covariance terms; the action is not used."""
-        return losses.vicreg(self.embed(z1), self.embed(z2), params.baselines)
+        return losses.vicreg(self.embed(z1), self.embed(z2), run.baselines)
 
 
 class _Action(nn.Module):
     """The components of an action that belong to the groups trained for, in units of their standard deviation."""
 
-    def __init__(self, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor) -> None:
+    def __init__(self, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
         super().__init__()
-        chosen = torch.cat([torch.arange(len(action_std))[columns[group]] for group in groups])
+        chosen = active_components(["+".join(groups)], columns, len(std))[0].nonzero()[:, 0]
         self.register_buffer("chosen", chosen)
-        self.register_buffer("scale", action_std[chosen].clone())
+        self.register_buffer("scale", std[chosen].clone())
         self.width = len(chosen)
 
     def forward(self, a: Tensor) -> Tensor:
@@ -71,22 +74,21 @@ class EquiMod(nn.Module):
     The predictor is their linear layer on the concatenation of embedding and projected action.
 
     Args:
-        spec: `params.Model`. size: of a sample, see `lib.method.models.Encoder`. groups: trained for.
-        columns: `lib.data.views.GROUPS`. action_std: (A,) standard deviation of the actions of the training set.
+        spec: the settings ``model``. size: of a sample, see `lib.method.models.Encoder`. groups: trained for.
+        columns: `lib.data.views.GROUPS`. std: (A,) standard deviation of the actions of the training set.
     """
 
-    def __init__(
-        self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor
-    ) -> None:
+    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
         super().__init__()
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.encoder = Encoder(spec, size)
         self.invariant = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
         self.equivariant = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
-        self.action = _Action(groups, columns, action_std)
+        self.action = _Action(groups, columns, std)
         self.read_in = nn.Sequential(
             nn.Linear(self.action.width, spec.projector_out), nn.BatchNorm1d(spec.projector_out)
         )
         self.predictor_layer = nn.Linear(2 * spec.projector_out, spec.projector_out)
+        self.embedding_dim = spec.projector_out
 
     def embed(self, z: Tensor) -> Tensor:
         """(N, F) to (N, E), in the equivariant space."""
@@ -96,9 +98,9 @@ class EquiMod(nn.Module):
         """Features (N, F) and actions (N, A) to predicted embeddings (N, E) of the other view."""
         return self.predictor_layer(torch.cat([self.embed(z), self.read_in(self.action(a))], dim=-1))
 
-    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, run) -> dict[str, Tensor]:
         """Invariant and equivariant NT-Xent in equal parts."""
-        temperature = params.pretrain.temperature
+        temperature = run.pretrain.temperature
         invariance = losses.nt_xent(self.invariant(z1), self.invariant(z2), temperature)
         equivariance = losses.nt_xent(self.predict(z1, a), self.embed(z2), temperature)
         return {"loss": invariance + equivariance, "invariance": invariance, "equivariance": equivariance}
@@ -110,14 +112,13 @@ class SEN(nn.Module):
     InfoNCE in place of its triplet loss, as Garrido et al. (2023) and appendix B.4 have it.  Args as for `EquiMod`.
     """
 
-    def __init__(
-        self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor
-    ) -> None:
+    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
         super().__init__()
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        self.encoder = Encoder(spec, size)
         self.projector = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
-        self.action = _Action(groups, columns, action_std)
+        self.action = _Action(groups, columns, std)
         self.transition = mlp(spec.projector_out + self.action.width, spec.projector_dim, spec.projector_out)
+        self.embedding_dim = spec.projector_out
 
     def embed(self, z: Tensor) -> Tensor:
         """(N, F) to (N, E)."""
@@ -127,9 +128,9 @@ class SEN(nn.Module):
         """Features (N, F) and actions (N, A) to predicted embeddings (N, E) of the other view."""
         return self.transition(torch.cat([self.embed(z), self.action(a)], dim=-1))
 
-    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, run) -> dict[str, Tensor]:
         """NT-Xent between the predicted and the true embedding."""
-        return {"loss": losses.nt_xent(self.predict(z1, a), self.embed(z2), params.pretrain.temperature)}
+        return {"loss": losses.nt_xent(self.predict(z1, a), self.embed(z2), run.pretrain.temperature)}
 
 
 class SIE(nn.Module):
@@ -140,16 +141,14 @@ class SIE(nn.Module):
     Args as for `EquiMod`.
     """
 
-    def __init__(
-        self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], action_std: Tensor
-    ) -> None:
+    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
         super().__init__()
-        half, self.width = spec.feature_dim // 2, spec.projector_out // 2
-        self.half = half
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        half = self.half = spec.feature_dim // 2
+        self.width = self.embedding_dim = spec.projector_out // 2
+        self.encoder = Encoder(spec, size)
         self.invariant = Projector(half, spec.projector_dim // 2, self.width)
         self.equivariant = Projector(half, spec.projector_dim // 2, self.width)
-        self.action = _Action(groups, columns, action_std)
+        self.action = _Action(groups, columns, std)
         self.hypernetwork = nn.Linear(self.action.width, self.width**2, bias=False)
         # W(a) of a typical action keeps the embedding's scale; torch's default would enlarge it many times.
         nn.init.normal_(self.hypernetwork.weight, std=(self.width * self.action.width) ** -0.5)
@@ -163,12 +162,12 @@ class SIE(nn.Module):
         weight = self.hypernetwork(self.action(a)).unflatten(-1, (self.width, self.width))
         return (weight @ self.embed(z)[..., None])[..., 0]
 
-    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, params) -> dict[str, Tensor]:
+    def losses(self, z1: Tensor, z2: Tensor, a: Tensor, run) -> dict[str, Tensor]:
         """VICReg's terms on both halves, the equivariant one with the prediction in place of the first view.
 
         Variance also holds for the predictions, so that the predictor cannot collapse what it is given.
         """
-        weights = params.baselines
+        weights = run.baselines
         invariant1, invariant2 = self.invariant(z1[:, : self.half]), self.invariant(z2[:, : self.half])
         embedding1, embedding2, predicted = self.embed(z1), self.embed(z2), self.predict(z1, a)
         invariance, _, _ = losses.vicreg_terms(invariant1, invariant2)

@@ -100,7 +100,7 @@ def vicreg(z1: Tensor, z2: Tensor, weights) -> dict[str, Tensor]:
     """VICReg's loss: the weighted sum of `vicreg_terms`, as ``loss``, and the three terms by name.
 
     Args:
-        z1, z2: (N, E) projections of two views of the same N objects, N >= 2. weights: `params.Baselines`.
+        z1, z2: (N, E) projections of two views of the same N objects, N >= 2. weights: the settings ``baselines``.
     """
     invariance, variance, covariance = vicreg_terms(z1, z2)
     total = (

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from lib.method.masking import pair_causal_mask
@@ -42,29 +41,36 @@ class Encoder(nn.Module):
     """Sample to feature; takes stored images as bytes and standardizes them itself.
 
     Args:
-        name: ``small-cnn`` (laptop) or ``resnet18`` (paper) for images, ``mlp`` for rows of a table.
-        feature_dim: F; a ResNet-18 has 512.
+        spec: the settings ``model``. Its ``encoder`` is ``small-cnn`` (laptop) or ``resnet18`` (paper) for images,
+            ``mlp`` for rows of a table; its ``feature_dim`` F must be 512 for a ResNet-18.
         size: side of the square images in pixels, or the number of a table's columns.
-        pretrained: start the ResNet from ImageNet weights (the paper's text; the released code does not).
     """
 
-    def __init__(self, name: str, feature_dim: int, size: int, pretrained: bool) -> None:
+    def __init__(self, spec, size: int) -> None:
         super().__init__()
-        self.of_images = name != "mlp"
-        if name == "mlp":
-            self.net = mlp(size, feature_dim, feature_dim, feature_dim)
+        self.of_images = spec.encoder != "mlp"
+        if not self.of_images:
+            self.net = mlp(size, spec.feature_dim, spec.feature_dim, spec.feature_dim)
             return
-        if name == "resnet18":
-            weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1 if pretrained else None
-            self.net = torchvision.models.resnet18(weights=weights)
-            if feature_dim != self.net.fc.in_features:
-                raise ValueError(f"model.feature_dim must be 512 for resnet18; got {feature_dim}.")
+        if spec.encoder == "resnet18":
+            import torchvision  # takes seconds, and is needed here alone
+
+            self.net = torchvision.models.resnet18()
+            if spec.feature_dim != self.net.fc.in_features:
+                raise ValueError(f"model.feature_dim must be 512 for resnet18; got {spec.feature_dim}.")
             self.net.fc = nn.Identity()
         else:
-            self.net = SmallCNN(feature_dim, size)
+            self.net = SmallCNN(spec.feature_dim, size)
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 127.5))
         self.register_buffer("std", torch.full((1, 3, 1, 1), 64.0))
         self.to(memory_format=torch.channels_last)
+
+    def load_imagenet(self) -> None:
+        """Start a ResNet-18 from ImageNet's weights (the paper's text; the released code does not)."""
+        import torchvision
+
+        weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        self.net.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) uint8, or (N, size) standardized columns of a table, to (N, F)."""
@@ -83,9 +89,7 @@ class ContextCache:
 
     def prefix(self, length: int) -> "ContextCache":
         """The cache of the first ``length`` tokens: attention is causal, so a prefix needs no new computation."""
-        return ContextCache(
-            tuple(k[:, :length] for k in self.keys), tuple(v[:, :length] for v in self.values)
-        )
+        return ContextCache(tuple(k[:, :length] for k in self.keys), tuple(v[:, :length] for v in self.values))
 
 
 class Block(nn.Module):
@@ -127,16 +131,9 @@ class ContextTransformer(nn.Module):
     """
 
     def __init__(
-        self,
-        feature_dim: int,
-        action_dim: int,
-        width: int,
-        layers: int,
-        heads: int,
-        output_dim: int,
-        action_read_in: str,
-        action_std: Tensor,
-    ) -> None:
+        self, feature_dim: int, action_dim: int, width: int, layers: int, heads: int, output_dim: int,
+        action_read_in: str, action_std: Tensor,
+    ) -> None:  # fmt: skip
         super().__init__()
         balanced = action_read_in == "balanced"
         self.feature_dim, self.action_dim = feature_dim, action_dim
@@ -241,8 +238,7 @@ class ContextSSL(nn.Module):
     """Encoder f, context transformer h and its heads, with the statistics of the training set's targets.
 
     Args:
-        spec: `params.Model`.
-        size: of a sample, see `Encoder`.
+        spec: the settings ``model``. size: of a sample, see `Encoder`.
         target_mean, target_std: (A,) of the latents that the auxiliary predictor must tell.
         action_std: (A,) of the actions.
         auxiliary: with the auxiliary predictor (SimCLR+, VICReg+ and one ablation have none).
@@ -252,12 +248,12 @@ class ContextSSL(nn.Module):
         self, spec, size: int, target_mean: Tensor, target_std: Tensor, action_std: Tensor, auxiliary: bool
     ) -> None:
         super().__init__()
-        actions = len(action_std)
-        self.encoder = Encoder(spec.encoder, spec.feature_dim, size, spec.pretrained)
+        actions, self.embedding_dim = len(action_std), spec.output_dim
+        self.encoder = Encoder(spec, size)
         self.predictor = ContextTransformer(
             spec.feature_dim, actions, spec.width, spec.layers, spec.heads, spec.output_dim, spec.action_read_in,
             action_std,
-        )
+        )  # fmt: skip
         self.auxiliary = AuxiliaryPredictor(spec.output_dim, spec.auxiliary_hidden, actions) if auxiliary else None
         self.register_buffer("target_mean", target_mean.clone())
         self.register_buffer("target_std", target_std.clone())

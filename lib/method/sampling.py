@@ -1,14 +1,60 @@
-"""How the contexts of a training step are drawn: pairs of views, groups, and the order of tokens."""
+"""What a training step sees: objects and their views, contexts of pairs, groups, and the order of tokens.
 
+Step t of a training is a function of its seed and t: nothing is carried from step to step, see `Draws`.
+"""
+
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lib.data.views import Views
 
-@dataclass(frozen=True)
-class Pairs:
+
+class Draws:
+    """The randomness of one training step: a generator for each stream, which knows seed, step and stream alone.
+
+    So a training that is resumed, or whose data are fetched ahead, sees what it would have seen, and no stream depends
+    on how much was drawn from another. Streams: ``objects``, ``views``, ``pairs``, ``groups``, ``masks``, ``labels``;
+    and ``weights``, before the first step.
+
+    Args:
+        seed: of the training. step: from 0. device: number of the device, each of which has draws of its own.
+    """
+
+    def __init__(self, seed: int, step: int, device: int = 0) -> None:
+        self.key = f"{seed}/{step}/" if device == 0 else f"{seed}/{step}/{device}/"
+
+    def __call__(self, stream: str) -> torch.Generator:
+        """A new generator, on the CPU, at the beginning of the stream."""
+        digest = hashlib.sha256((self.key + stream).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))  # of which torch takes 32 bits
+
+
+class Batch(NamedTuple):
+    """O objects with V views each: ``images`` (O, V, H, W, 3) uint8, ``targets`` (O, V, A), ``labels`` (O,) int64."""
+
+    images: Tensor
+    targets: Tensor
+    labels: Tensor
+
+
+def sample_batch(views: Views, spec, draws: Draws) -> Batch:
+    """Random training objects and random distinct views of each.
+
+    Args:
+        spec: the settings ``pretrain``, with O = ``objects_per_step``, if there are as many, and ``views_per_object``.
+    """
+    objects = views.objects("train")
+    chosen = objects[torch.randperm(len(objects), generator=draws("objects"))[: spec.objects_per_step]]
+    order = torch.rand(len(chosen), views.views, generator=draws("views")).argsort(1)[:, : spec.views_per_object]
+    rows = chosen[:, None] * views.views + order
+    return Batch(views.images[rows.flatten()].unflatten(0, rows.shape), views.targets[rows], views.labels[chosen])
+
+
+class Pairs(NamedTuple):
     """B contexts of K pairs, as positions among the O * V encoded views of a step: ``x`` and ``y`` are (B, K)."""
 
     x: Tensor
@@ -53,16 +99,29 @@ def sample_groups(contexts: int, groups: Sequence[str], per: str, generator: tor
 
 
 def active_components(groups: Sequence[str], columns: Mapping[str, slice], action_dim: int) -> Tensor:
-    """(B, A): 1 at the action's components that belong to each context's group, else 0; ``none`` has only 0.
+    """(B, A): 1 at the action's components that belong to each of B groups, else 0.
 
     Args:
-        groups: of the B contexts. columns: where each group lies in an action, `lib.data.views.GROUPS`. action_dim: A.
+        groups: names; ``rotation+color`` has the components of both, ``none`` has none.
+        columns: where each group lies in an action, `lib.data.views.GROUPS`. action_dim: A.
     """
     active = torch.zeros(len(groups), action_dim)
     for row, group in zip(active, groups):
-        if group != "none":
-            row[columns[group]] = 1
+        for name in group.split("+"):
+            if name != "none":
+                row[columns[name]] = 1
     return active
+
+
+def restrict(actions: Tensor, groups: str | Sequence[str], columns: Mapping[str, slice]) -> Tensor:
+    """Actions as contexts tell them: every component outside the context's group is zero.
+
+    Args:
+        actions: (..., A) for one group's name, (B, K, A) for the names of B contexts. columns: as above.
+    """
+    names = [groups] if isinstance(groups, str) else groups
+    active = active_components(names, columns, actions.shape[-1]).to(actions)
+    return actions * (active[0] if isinstance(groups, str) else active[:, None])
 
 
 def interleave(x: Tensor, y: Tensor) -> Tensor:

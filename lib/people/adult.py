@@ -12,7 +12,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from lib.data.views import Views
+from lib.data.views import Views, difference
 
 FILE = Path("data/adult/adult.parquet.brotli")
 TEST, TOTAL = 16_281, 48_842  # rows of the official test part, which stands first in the file, and of all
@@ -104,11 +104,6 @@ def flip(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(gender=frame["gender"].map({GENDERS[0]: GENDERS[1], GENDERS[1]: GENDERS[0]}))
 
 
-def difference(t1: torch.Tensor, t2: torch.Tensor) -> torch.Tensor:
-    """Actions (..., 1) between genders (..., 1): 1 from Female to Male, -1 back."""
-    return t2 - t1
-
-
 def views(frame: pd.DataFrame, names: np.ndarray) -> tuple[Views, list[str]]:
     """Two views of each person, as recorded and with the gender flipped, and the names of the columns of a row.
 
@@ -117,7 +112,8 @@ def views(frame: pd.DataFrame, names: np.ndarray) -> tuple[Views, list[str]]:
 
     Returns:
         ``images`` are the preprocessed rows, float32 (2 O, D), the pipeline fitted on training persons alone;
-        ``targets`` the gender, float32 (2 O, 1), 0 Female or 1 Male; ``labels`` the income class.
+        ``targets`` the gender, float32 (2 O, 1), 0 Female or 1 Male, so that an action is 1 from Female to Male and -1
+        back; ``labels`` the income class.
     """
     transform = pipeline().fit(frame[names == "train"])
     rows = np.stack([transform.transform(person) for person in (frame, flip(frame))], axis=1)

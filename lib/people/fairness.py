@@ -1,13 +1,16 @@
 """Fairness of what can be read from an embedding: outcomes, the sensitive attribute, and references without a model.
 
-Everything here takes a `lib.data.views.Views` of *persons*: two views each, view 0 the person as recorded and view 1 the same
-person with the sensitive attribute flipped; ``targets`` (N, 1) hold the attribute, 0 or 1.
+Everything here takes `lib.data.views.Views` of *persons*: two views each, view 0 the person as recorded and view 1 the
+same person with the sensitive attribute flipped; ``targets`` (N, 1) hold the attribute, 0 or 1, which is the views' one
+group and gives it its name. Metrics have the names of paper/published.csv where the paper has them: `read` says which.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import torch
 from fairlearn.metrics import demographic_parity_difference, equal_opportunity_difference, equalized_odds_difference
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -15,10 +18,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
-from lib.evaluation.evaluate import context_caches, embed, encode
+from lib.evaluation.embeddings import context_caches, embed, encode
+from lib.evaluation.evaluate import COLUMNS
 
-ATTRIBUTE = "attribute"  # the key of what `read` says about the sensitive attribute
+#: Raise it whenever the same model and persons give other numbers: finished evaluations are kept under it.
+VERSION = 1
+#: Differences between the groups: 0 is equal.
+GAPS = ("equalized_odds", "equality_of_opportunity", "demographic_parity")
 
 
 def gaps(truth: np.ndarray, decision: np.ndarray, attribute: np.ndarray) -> dict[str, float]:
@@ -41,24 +49,21 @@ def gaps(truth: np.ndarray, decision: np.ndarray, attribute: np.ndarray) -> dict
                 f"The group {value} has {int((attribute == value).sum())} persons of one outcome only, so its error "
                 "rates are not defined; take more persons."
             )
-    groups = {"sensitive_features": attribute}
-    return {
-        "equalized_odds": float(equalized_odds_difference(truth, decision, **groups)),
-        "equality_of_opportunity": float(equal_opportunity_difference(truth, decision, **groups)),
-        "demographic_parity": float(demographic_parity_difference(truth, decision, **groups)),
-    }
+    measures = (equalized_odds_difference, equal_opportunity_difference, demographic_parity_difference)
+    return {name: float(of(truth, decision, sensitive_features=attribute)) for name, of in zip(GAPS, measures)}
 
 
-def score(truth: np.ndarray, probability: np.ndarray, attribute: np.ndarray) -> dict[str, float]:
-    """``accuracy`` of the likeliest class; for two classes ``auc`` and the `gaps` of the decision at one half, too.
+def score(name: str, truth: np.ndarray, probability: np.ndarray, attribute: np.ndarray) -> dict[str, float]:
+    """``<name>_accuracy`` of the likeliest class; for two classes ``<name>_auc`` and `gaps` at one half, too.
 
     Args:
-        truth: (N,) classes 0 .. K - 1. probability: (N, K). attribute: (N,) of 0 and 1.
+        name: of the outcome. truth: (N,) classes 0 .. K - 1. probability: (N, K). attribute: (N,) of 0 and 1.
     """
     decision = probability.argmax(1)
-    found = {"accuracy": float(accuracy_score(truth, decision))}
+    found = {f"{name}_accuracy": float(accuracy_score(truth, decision))}
     if probability.shape[1] == 2:
-        found |= {"auc": float(roc_auc_score(truth, probability[:, 1])), **gaps(truth, decision, attribute)}
+        found[f"{name}_auc"] = float(roc_auc_score(truth, probability[:, 1]))
+        found |= gaps(truth, decision, attribute)
     return found
 
 
@@ -68,12 +73,15 @@ def persons(views, split: str) -> torch.Tensor:
 
 
 def _probe(table: np.ndarray, rows, target: np.ndarray, standardized: bool = False):
-    """Logistic regression with scikit-learn's default penalty, fitted on some rows of an embedding."""
-    steps = [StandardScaler()] * standardized + [LogisticRegression(max_iter=2000)]
+    """Logistic regression with scikit-learn's default penalty, fitted on some rows of an embedding.
+
+    By Newton's method: few columns and many rows, so that a step costs little and a dozen of them do.
+    """
+    steps = [StandardScaler()] * standardized + [LogisticRegression(solver="newton-cholesky")]
     return make_pipeline(*steps).fit(table[rows], target)
 
 
-def read(table: np.ndarray, views, outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict:
+def read(table: np.ndarray, views, outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict[str, float]:
     """What logistic regression, fitted on training persons, reads from an embedding of other persons.
 
     Args:
@@ -81,82 +89,119 @@ def read(table: np.ndarray, views, outcomes: Mapping[str, np.ndarray], test: str
         test: the split that is reported.
 
     Returns:
-        ``attribute.recorded``: accuracy for persons as they are, where columns that go with the attribute help;
-        ``attribute.flipped``: accuracy where each person is there twice, once with the attribute flipped, in training
-        and in test: nothing but the attribute's own value helps, and one half is chance; ``attribute.standardized``:
+        ``<attribute>_accuracy``: for persons as they are, where columns that go with the attribute help.
+        ``<attribute>_flipped``: accuracy where each person is there twice, once with the attribute flipped, in training
+        and in test: nothing but the attribute's own value helps, and one half is chance. ``<attribute>_standardized``:
         the same with each direction of the embedding scaled to variance 1 first, so that what was turned down, but not
-        erased, is heard too. ``<outcome>``: `score`, for persons as they are.
+        erased, is heard too. For each outcome `score`, for persons as they are.
     """
+    table = np.asarray(table, np.float64)
     train, held_out = persons(views, "train"), persons(views, test)
-    attribute = views.targets[:, 0].numpy().astype(int)
+    (name,), attribute = views.groups, views.targets[:, 0].numpy().astype(int)
     twice, twice_out = (torch.cat([rows, rows + 1]) for rows in (train, held_out))
-    found: dict = {ATTRIBUTE: {}}
-    for name, fit, asked, standardized in (
-        ("recorded", train, held_out, False), ("flipped", twice, twice_out, False),
+    found = {}
+    for measure, fit, asked, standardized in (
+        ("accuracy", train, held_out, False), ("flipped", twice, twice_out, False),
         ("standardized", twice, twice_out, True),
     ):  # fmt: skip
         probe = _probe(table, fit, attribute[fit], standardized)
-        found[ATTRIBUTE][name] = float(probe.score(table[asked], attribute[asked]))
-    for name, classes in outcomes.items():
+        found[f"{name}_{measure}"] = float(probe.score(table[asked], attribute[asked]))
+    for outcome, classes in outcomes.items():
         probe = _probe(table, train, classes[train // views.views])
-        found[name] = score(
-            classes[held_out // views.views], probe.predict_proba(table[held_out]), attribute[held_out]
-        )
+        truth = classes[held_out // views.views]
+        found |= score(outcome, truth, probe.predict_proba(table[held_out]), attribute[held_out])
     return found
 
 
-def evaluate_fairness(model, views, settings, outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict:
-    """`read` of the embedding under each kind and length of context: kind -> ``c<length>`` -> what `read` gives.
+def evaluate_fairness(
+    model, views, run, seed: int, report: Callable[[float], None] | None = None, *,
+    outcomes: Mapping[str, np.ndarray], test: str = "test",
+) -> pd.DataFrame:  # fmt: skip
+    """`read` of the embedding under each kind and length of context, as rows with the columns of an evaluation.
+
+    ``environment`` is *invariant* where no action is told and *equivariant* else, as in paper/published.csv; ``floor``
+    is a constant's score. At length 0 both environments have the same values.
 
     Args:
-        model: a ContextSSL. views: of persons. settings: the ``evaluate`` section. outcomes, test: as for `read`.
+        model: a ContextSSL. views: of persons. run: its ``evaluate`` has the contexts. report: gets the share done.
+        outcomes, test: as for `read`.
     """
-    model.eval()
-    device = next(model.parameters()).device
+    spec, device, floors = run.evaluate, next(model.parameters()).device, constant(views, outcomes, test)
     features = encode(model, views, torch.arange(len(views.targets)), device, batch=8192)
-    caches = context_caches(model, views, settings, device)
-    found: dict = {kind: {} for kind in settings.context_kinds}
+    caches = context_caches(model, views, spec, device)
+    rows: list[dict] = []
     # No context is one cell, whatever its kind.
-    for kind, n in [(settings.context_kinds[0], 0), *product(settings.context_kinds, settings.context_lengths[1:])]:
-        table = embed(model, features, None, caches[kind].prefix(n)).cpu().numpy()
-        result = read(table, views, outcomes, test)
-        for same in settings.context_kinds if n == 0 else (kind,):
-            found[same][f"c{n}"] = result
+    cells = [(spec.context_kinds[0], 0), *product(spec.context_kinds, spec.context_lengths[1:])]
+    for done, (kind, length) in enumerate(cells, 1):
+        table = embed(model, features, None, caches[kind].prefix(length)).cpu().numpy()
+        found = read(table, views, outcomes, test)
+        for same in spec.context_kinds if length == 0 else (kind,):
+            environment = "invariant" if same == "none" else "equivariant"
+            rows += [
+                {"run": run.name, "method": run.label, "seed": seed, "space": "embedding", "environment": environment,
+                 "context_length": length, "objects": "all", "metric": metric, "value": value, "floor": floors[metric]}
+                for metric, value in found.items()
+            ]  # fmt: skip
+        if report:
+            report(done / len(cells))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def dependencies(outcomes: Mapping[str, np.ndarray]) -> dict:
+    """What `evaluate_fairness` depends on beside model, views and run; for `lib.pipeline.study.evaluate`."""
+    digests = {name: sha256(np.asarray(classes, np.int64).tobytes()).hexdigest() for name, classes in outcomes.items()}
+    return {"evaluation": "fairness", "version": VERSION, "outcomes": digests}
+
+
+def constant(views, outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict[str, float]:
+    """What the best constant earns in each metric of `read`: it names the most frequent class of training."""
+    train, held_out = persons(views, "train"), persons(views, test)
+    (name,), attribute = views.groups, views.targets[:, 0].numpy().astype(int)
+    most = np.bincount(attribute[train]).argmax()
+    found = {f"{name}_accuracy": float((attribute[held_out] == most).mean())}
+    found |= {f"{name}_flipped": 0.5, f"{name}_standardized": 0.5}
+    for outcome, classes in outcomes.items():
+        share, truth = np.bincount(classes[train // views.views]) / len(train), classes[held_out // views.views]
+        found |= score(outcome, truth, np.tile(share, (len(truth), 1)), attribute[held_out])
     return found
 
 
-def references(views, outcomes: Mapping[str, np.ndarray], attribute_columns: slice, seed: int = 0) -> dict:
-    """What needs no representation: constants, and gradient boosting on the columns, fitted on training persons.
+def boosting(views, outcomes: Mapping[str, np.ndarray], attribute_columns: slice, seed: int = 0) -> dict[str, dict]:
+    """Gradient boosting on the columns of a table, which needs no representation, fitted on training persons.
 
     Args:
         views: of persons, whose ``images`` are rows of a table. outcomes: as for `read`.
         attribute_columns: the columns of a row that hold the attribute. seed: of the boosting.
 
     Returns:
-        ``majority`` and ``boosting``, each like `read`: the attribute is told from the *other* columns (``recorded``),
-        outcomes from all; ``boosting_blind``: outcomes from the other columns alone.
+        ``all`` and ``others``, the columns that it sees: metric -> value. The attribute is told from the others alone.
     """
     train, test = persons(views, "train"), persons(views, "test")
-    attribute = views.targets[:, 0].numpy().astype(int)
+    (name,), attribute = views.groups, views.targets[:, 0].numpy().astype(int)
     rows = views.images.numpy()
-    blind = np.delete(rows, np.r_[attribute_columns], axis=1)
+    tables = {"all": rows, "others": np.delete(rows, np.r_[attribute_columns], axis=1)}
+    found: dict[str, dict] = {columns: {} for columns in tables}
+    with threadpool_limits(1):  # several threads add in an order of their own
+        for columns, table in tables.items():
+            for outcome, classes in outcomes.items():
+                booster = HistGradientBoostingClassifier(random_state=seed)
+                booster.fit(table[train], classes[train // views.views])
+                probability, truth = booster.predict_proba(table[test]), classes[test // views.views]
+                found[columns] |= score(outcome, truth, probability, attribute[test])
+        booster = HistGradientBoostingClassifier(random_state=seed).fit(tables["others"][train], attribute[train])
+        found["others"][f"{name}_accuracy"] = float(booster.score(tables["others"][test], attribute[test]))
+    return found
 
-    def boosted(table: np.ndarray, target: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        booster = HistGradientBoostingClassifier(random_state=seed).fit(table[train], target)
-        return score(truth, booster.predict_proba(table[test]), attribute[test])
 
-    def constant(target: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        share = np.bincount(target) / len(target)
-        return score(truth, np.tile(share, (len(truth), 1)), attribute[test])
+def reference_rows(run, references: Mapping[str, Mapping[str, Mapping[str, float]]]) -> pd.DataFrame:
+    """References as rows of a run: ``method`` names the reference, ``variant`` which columns it is told.
 
-    told = {name: (classes[train // views.views], classes[test // views.views]) for name, classes in outcomes.items()}
-    own = attribute[train], attribute[test]
-    booster = HistGradientBoostingClassifier(random_state=seed).fit(blind[train], own[0])
-    most = np.bincount(own[0]).argmax()
-    return {
-        "majority": {ATTRIBUTE: {"recorded": float((own[1] == most).mean()), "flipped": 0.5}}
-        | {name: constant(*of) for name, of in told.items()},
-        "boosting": {ATTRIBUTE: {"recorded": float(booster.score(blind[test], own[1]))}}
-        | {name: boosted(rows, *of) for name, of in told.items()},
-        "boosting_blind": {name: boosted(blind, *of) for name, of in told.items()},
-    }
+    Args:
+        references: name -> ``all`` or ``others`` -> metric -> value, as `boosting` gives them.
+    """
+    return pd.DataFrame([
+        {"run": run.name, "method": name, "seed": 0, "space": "columns", "objects": "all",
+         "variant": f"columns={columns}", "metric": metric, "value": value}
+        for name, of_columns in references.items()
+        for columns, scores in of_columns.items() for metric, value in scores.items()
+    ], columns=COLUMNS).astype({"context_length": "Int64"})  # fmt: skip

@@ -33,10 +33,9 @@ import pandas as pd
 import torch
 from scipy.special import softmax
 from scipy.stats import norm
-from torch import Tensor
 
-from lib.data.views import Views
-from lib.people.fairness import ATTRIBUTE, score
+from lib.data.views import Views, difference
+from lib.people.fairness import score
 
 #: Tables of MIMIC-III v1.4 and the columns that are read of each.
 COLUMNS = {
@@ -302,11 +301,6 @@ def to_views(records: Records, source: str) -> Views:
     )
 
 
-def difference(t1: Tensor, t2: Tensor) -> Tensor:
-    """Action (..., 1) between genders (..., 1): -1, 0 or 1."""
-    return t2 - t1
-
-
 # ---- The synthetic hospital -------------------------------------------------------------------------------------
 
 #: Primary diagnosis: example ICD-9 code (of that chapter), share among women, share among men, and its effect on the
@@ -452,13 +446,13 @@ def synthetic(seed: int, patients: int) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(dict(zip(COLUMNS[name], columns)), dtype=str) for name, columns in tables.items()}
 
 
-def bayes(seed: int, admissions: int = 200_000) -> dict:
+def bayes(seed: int, admissions: int = 200_000) -> dict[str, dict]:
     """The best that anyone could do on the synthetic hospital, from its own probabilities, by simulation.
 
     Returns:
-        ``bayes`` (told the whole record) and ``bayes_blind`` (all but the gender), each like `lib.people.fairness.read`:
-        accuracy for the gender, `lib.people.fairness.score` for ``los`` and ``treatment``. Persons are as recorded; in
-        ``flipped``, each is there with both genders, so that without its own column nothing tells the gender.
+        ``all`` (told the whole record) and ``others`` (all but the gender), each metric -> value as
+        `lib.people.fairness.read` has them. Persons are as recorded; in ``gender_flipped``, each is there with both
+        genders, so that without its own column nothing tells the gender.
     """
     rng = np.random.default_rng([seed, admissions, 1])
     h = simulate(rng, *people(rng, admissions))
@@ -466,11 +460,9 @@ def bayes(seed: int, admissions: int = 200_000) -> dict:
     told = h.p_long[own, h.gender], h.p_treatment[own, h.gender]
     untold = (weight * h.p_long).sum(1), (weight[..., None] * h.p_treatment).sum(1)
     found = {}
-    for name, (p_long, p_treatment) in (("bayes", told), ("bayes_blind", untold)):
-        found[name] = {
-            "los": score((h.stay > LOS_DAYS).astype(int), np.stack([1 - p_long, p_long], 1), h.gender),
-            "treatment": score(h.treatment, p_treatment, h.gender),
-        }
-    found["bayes"][ATTRIBUTE] = {"recorded": 1.0, "flipped": 1.0}
-    found["bayes_blind"][ATTRIBUTE] = {"recorded": float(((h.p_man > 0.5) == h.gender).mean()), "flipped": 0.5}
+    for columns, (p_long, p_treatment) in (("all", told), ("others", untold)):
+        long = score("los", (h.stay > LOS_DAYS).astype(int), np.stack([1 - p_long, p_long], 1), h.gender)
+        found[columns] = long | score("treatment", h.treatment, p_treatment, h.gender)
+    found["all"] |= {"gender_accuracy": 1.0, "gender_flipped": 1.0}
+    found["others"] |= {"gender_accuracy": float(((h.p_man > 0.5) == h.gender).mean()), "gender_flipped": 0.5}
     return found

@@ -1,75 +1,87 @@
-"""The settings of the compendium: a strict schema of params.yaml and its loader.
+"""The settings of the compendium: a strict schema of params.yaml, its loader, and what a run is.
 
-Each section of the file is one frozen dataclass below; a field's annotation is its whole rule (type, range, choices).
+Each section of the file is one frozen model below; a field's annotation is its whole rule (type, range, choices).
 Anything else in the file (an unknown key, a missing key, a value of another type or out of range) is a ValueError of
-one sentence that names the dotted key, what was found and what to write instead.  What each setting means, its unit
+one sentence that names the dotted key, what was found and what to write instead. What each setting means, its unit
 and its source in the paper stand beside it in the profiles.
 
-    python -m lib.pipeline.settings use ci        # makes profiles/ci.yaml the params.yaml
+A run is resolved in this order, the last one counting: the sections, the base's base, the base, the run.
+
+    settings = load()                  # params.yaml
+    run = settings.run("mask-090")     # run.pretrain.steps, run.context.mask_probability, run.seeds, ...
+    runs = settings.study("masking")   # all runs of a study
 """
 
-import dataclasses
 import difflib
+import json
 import math
+import os
 import re
 import shutil
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 PROFILES = ("ci", "laptop", "paper")
+PLAN = Path("build/plan")
 
+Flag = Annotated[bool, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
+Natural = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
 
-class Range(NamedTuple):
-    """Allowed interval of a number: at_least <= x <= at_most, above < x < below; None leaves a side open."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def holds(self, value: float) -> bool:
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        words = {"at_least": "at least", "at_most": "at most", "above": "above", "below": "below"}
-        return " and ".join(f"{words[side]} {limit:g}" for side, limit in self._asdict().items() if limit is not None)
-
-
-Count = Annotated[int, Range(at_least=1)]
-Natural = Annotated[int, Range(at_least=0)]
-Positive = Annotated[float, Range(above=0)]
-NotNegative = Annotated[float, Range(at_least=0)]
-Share = Annotated[float, Range(at_least=0, at_most=1)]
-Dataset = Literal[
-    "3diebench-mini", "3diebench", "augmented-mini", "cifar10", "cifar10-jpeg", "adult", "mimic3-synthetic", "mimic3"
-]
+Method = Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
 Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
+Task = Literal["individual", "relative", "classes"]
+Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "adult", "mimic"]
+#: Dataset -> the folder of build/data that holds it (or the study with stages of its own), the groups of its actions.
+DATASETS = {
+    "3diebench-mini": ("3diebench", ("rotation", "color")),
+    "3diebench": ("3diebench", ("rotation", "color")),
+    "crop-blur": ("augmented", ("crop", "blur")),
+    "color-blur": ("augmented", ("color", "blur")),
+    "crop-color": ("augmented", ("crop", "color")),
+    "adult": ("adult", ("gender",)),
+    "mimic3-synthetic": ("mimic", ("gender",)),
+    "mimic3": ("mimic", ("gender",)),
+}
+#: Studies that have stages of their own and do not stand in `studies`.
+PEOPLE = ("adult", "mimic")
+EQUIVARIANT = ("equimod", "sen", "sie")
+CONTEXTUAL = ("contextssl", "simclr-plus", "vicreg-plus")
 
 
-@dataclass(frozen=True)
-class Device:
-    """Where training runs (Lightning Fabric) and how many threads the processor's kernels use."""
+class Section(BaseModel):
+    """What every part of the file is: fixed once read, and with no key beside its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _jobs(value: Any) -> int | str:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError("it must be auto or a whole number from 1 upward")
+    return value
+
+
+class Device(Section):
+    """Where training runs (Lightning Fabric), and how many tasks of one thread at a time."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     devices: Count
     strategy: Literal["auto", "ddp_notebook"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    threads: Count
+    jobs: Annotated[int | str, PlainValidator(_jobs)]
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(Section):
     """Shares of the objects; they sum to 1."""
 
     train: Positive
@@ -77,72 +89,68 @@ class Split:
     test: Positive
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(Section):
     """The views: the rendered miniature or the real 3DIEBench (appendix B.1)."""
 
     name: Literal["3diebench-mini", "3diebench"]
     root: str
-    image_size: Annotated[int, Range(at_least=8)]
+    image_size: Annotated[Whole, Field(ge=8)]
     supersample: Count
-    parametric_objects: Annotated[int, Range(at_least=0, at_most=3000)]
+    parametric_objects: Annotated[Whole, Field(ge=0, le=3000)]
     real_types: tuple[str, ...]
-    real_variants: Annotated[int, Range(at_least=1, at_most=12)]
-    views: Annotated[int, Range(at_least=2, at_most=50)]
-    rotation_range: Annotated[float, Range(above=0, at_most=math.pi)]
+    real_variants: Annotated[Whole, Field(ge=1, le=12)]
+    views: Annotated[Whole, Field(ge=2, le=50)]
+    rotation_range: Annotated[Number, Field(gt=0, le=math.pi)]
     palette: Literal["family", "object"]
-    light_theta_max: Annotated[float, Range(above=0, at_most=math.pi / 2)]
-    camera_distance: Annotated[float, Range(above=1.15)]
-    camera_elevation: Annotated[float, Range(above=-math.pi / 2, below=math.pi / 2)]
-    field_of_view: Annotated[float, Range(above=0, below=math.pi)]
+    light_theta_max: Annotated[Number, Field(gt=0, le=math.pi / 2)]
+    camera_distance: Annotated[Number, Field(gt=1.15)]
+    camera_elevation: Annotated[Number, Field(gt=-math.pi / 2, lt=math.pi / 2)]
+    field_of_view: Annotated[Number, Field(gt=0, lt=math.pi)]
     floor_saturation: Share
     light_saturation: Share
     split: Split
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Section):
     """Encoder, context transformer and heads (section 3.2, appendix B.5)."""
 
     encoder: Literal["small-cnn", "resnet18", "mlp"]
-    pretrained: bool
+    pretrained: Flag
     feature_dim: Count
     width: Count
     layers: Count
     heads: Count
     output_dim: Count
-    block_size: Annotated[int, Range(at_least=2)]
+    block_size: Annotated[Whole, Field(ge=2)]
     action_read_in: Literal["balanced", "paper"]
     auxiliary_hidden: Count
     projector_dim: Count
-    projector_out: Annotated[int, Range(at_least=2)]
+    projector_out: Annotated[Whole, Field(ge=2)]
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(Section):
     """What a context is made of and what is hidden in it; the released code's readings are switches (section 3.2)."""
 
     mask_probability: Share
     mask_probability_end: Share
     mask_unit: Literal["token", "pair"]
-    mask_per_layer: bool
+    mask_per_layer: Flag
     negatives: Literal["context", "batch"]
     group_per: Literal["context", "batch"]
     auxiliary_tokens: Literal["x", "y", "both"]
     pairs_per_object: Count
 
 
-@dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Section):
     """Losses and optimization of one run (section 3.2, appendix B.5)."""
 
     steps: Count
     objects_per_step: Count
-    views_per_object: Annotated[int, Range(at_least=2)]
+    views_per_object: Annotated[Whole, Field(ge=2)]
     contexts_per_step: Count
     learning_rate: Positive
     weight_decay: NotNegative
-    warmup_fraction: Annotated[float, Range(at_least=0, below=1)]
+    warmup_fraction: Annotated[Number, Field(ge=0, lt=1)]
     temperature: Positive
     info_nce_weight: NotNegative
     auxiliary_weight: NotNegative
@@ -152,8 +160,7 @@ class Pretrain:
     checkpoint_every: Count
 
 
-@dataclass(frozen=True)
-class Baselines:
+class Baselines(Section):
     """Weights of the losses of VICReg, VICReg+ and SIE (appendix B.5)."""
 
     invariance_weight: NotNegative
@@ -162,10 +169,11 @@ class Baselines:
     equivariance_weight: NotNegative
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Probes, retrieval and the contexts they are read under (section 4)."""
+class Evaluate(Section):
+    """What is read of a run, by which probes and under which contexts (section 4)."""
 
+    representation_tasks: tuple[Task, ...]
+    embedding_tasks: tuple[Task, ...]
     context_kinds: tuple[Group, ...]
     context_lengths: tuple[Natural, ...]
     context_source: Literal["train", "test"]
@@ -173,7 +181,7 @@ class Evaluate:
     train_images: Count
     validation_images: Count
     test_images: Count
-    retrieval_objects: Count
+    retrieval_objects: Natural
     probes: tuple[Literal["paper", "linear", "ridge", "strong"], ...]
     probe_widths: tuple[Count, ...]
     probe_epochs: Count
@@ -184,30 +192,33 @@ class Evaluate:
     sample_seed: Natural
 
 
-@dataclass(frozen=True)
-class Augment:
+class Augment(Section):
     """Source images and ranges of hand-crafted augmentations (section 4.4, appendix B.3); see lib/data/augment.py."""
 
     name: Literal["augmented-mini", "cifar10", "cifar10-jpeg"]
     root: str
-    results: str
-    images: Annotated[int, Range(at_least=30)]
-    views: Annotated[int, Range(at_least=2)]
+    images: Annotated[Whole, Field(ge=30)]
+    views: Annotated[Whole, Field(ge=2)]
     seed: Natural
-    crop_area: Annotated[float, Range(above=0, below=1)]
-    crop_ratio: Annotated[float, Range(at_least=1)]
+    crop_area: Annotated[Number, Field(gt=0, lt=1)]
+    crop_ratio: Annotated[Number, Field(ge=1)]
     blur_sigma: Positive
-    brightness: Annotated[float, Range(above=1)]
-    contrast: Annotated[float, Range(above=1)]
-    saturation: Annotated[float, Range(above=1)]
-    hue: Annotated[float, Range(above=0, at_most=0.5)]
+    brightness: Annotated[Number, Field(gt=1)]
+    contrast: Annotated[Number, Field(gt=1)]
+    saturation: Annotated[Number, Field(gt=1)]
+    hue: Annotated[Number, Field(gt=0, le=0.5)]
+
+    @property
+    def title(self) -> str:
+        """What titles call the images."""
+        titles = {"augmented-mini": "augmented renders of the miniature, not CIFAR-10", "cifar10": "CIFAR-10"}
+        return titles.get(self.name, "CIFAR-10 (JPEG-recompressed)")
 
 
-@dataclass(frozen=True)
-class Cifar:
-    """What differs where hand-crafted augmentations are run on photographs, beside the pipeline; see lib/pipeline/cifar.py."""
+class Cifar(Section):
+    """What differs where hand-crafted augmentations are run on photographs; see lib/pipeline/photographs.py."""
 
-    images: Annotated[int, Range(at_least=30)]
+    images: Annotated[Whole, Field(ge=30)]
     seeds: tuple[Natural, ...]
     contextssl_steps: Count
     baseline_steps: Count
@@ -216,41 +227,65 @@ class Cifar:
     test_images: Count
 
 
-@dataclass(frozen=True)
-class Mimic:
+class Mimic(Section):
     """Hospital records: the folder of the real MIMIC-III, or the size of the synthetic set; see lib/people/mimic.py."""
 
     root: str
-    patients: Annotated[int, Range(at_least=200)]
+    patients: Annotated[Whole, Field(ge=200)]
     seed: Natural
 
 
-@dataclass(frozen=True)
-class Run:
-    """One entry of the registry: what is trained on what, how often, and where it departs from the sections."""
+class Run(Section):
+    """A run as it is computed: what is trained on what, how often, with which settings, and where it is shown."""
 
-    dataset: Dataset
-    method: Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
+    name: str
+    method: Method
     groups: tuple[Group, ...]
     seeds: tuple[Natural, ...]
-    overrides: dict
+    dataset: Literal[tuple(DATASETS)]
+    study: str
+    sections: tuple[Shown, ...]
+    model: Model
+    context: Context
+    pretrain: Pretrain
+    baselines: Baselines
+    evaluate: Evaluate
+    precision: str
+
+    @property
+    def images(self) -> int:
+        """Images encoded in a training."""
+        return self.pretrain.steps * self.pretrain.objects_per_step * self.pretrain.views_per_object
+
+    @property
+    def trained_group(self) -> str | None:
+        """Groups that an equivariant baseline is trained for, as paper/published.csv names them."""
+        return "+".join(self.groups) if self.method in EQUIVARIANT else None
+
+    @property
+    def label(self) -> str:
+        """The method, as paper/published.csv names it: N+ that is read without a context alone is its c = 0 variant."""
+        alone = self.method.endswith("-plus") and self.evaluate.context_lengths == (0,)
+        return f"{self.method}-c0" if alone else self.method
 
 
-@dataclass(frozen=True)
-class Select:
-    """What the pipeline runs, and which of those each section shows."""
+#: What an entry of `runs` may say of the run itself, and the sections of which it may change any key.
+OWN = ("dataset", "method", "groups", "seeds", "study", "sections")
+OVERRIDABLE = {"model": Model, "context": Context, "pretrain": Pretrain, "baselines": Baselines, "evaluate": Evaluate}
 
-    runs: tuple[str, ...]
-    main: tuple[str, ...]
-    masking: tuple[str, ...]
-    auxiliary: tuple[str, ...]
-    labels: tuple[str, ...]
-    single: tuple[str, ...]
+#: An entry of `bases` or `runs`: any of these keys, flat, each as its section has it; what is not written is not set.
+Changes = create_model(
+    "Changes",
+    __base__=Section,
+    base=(str, ""),
+    **{name: (kind, None)
+       for part in (Run, *OVERRIDABLE.values()) for name, kind in get_type_hints(part, include_extras=True).items()
+       if name in (OWN if part is Run else part.model_fields)},
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Params:
-    """All of params.yaml; in a stage's notebook the sections which the stage does not declare are None."""
+class Params(Section):
+    """All of params.yaml."""
 
     profile: Literal["ci", "laptop", "paper"]
     device: Device
@@ -263,16 +298,45 @@ class Params:
     augment: Augment
     cifar: Cifar
     mimic: Mimic
-    runs: dict[str, Run]
-    select: Select
+    studies: dict[str, Literal["3diebench", "augmented"]]
+    bases: dict[str, Changes]
+    runs: dict[str, Changes]
 
+    def run(self, name: str, **changes: Any) -> Run:
+        """A run with its bases merged in, and further flat changes on top of it.
 
-SECTIONS = get_type_hints(Params, include_extras=True)
-OVERRIDABLE = ("model", "context", "pretrain", "baselines", "evaluate")
+        Raises ValueError if there is no such run, a base is unknown, or what comes out does not fit together.
+        """
+        if name not in self.runs:
+            raise ValueError(_unknown(name, name, self.runs, "run"))
+        key, found = f"runs.{name}", {}
+        for layer in (*_layers(self, self.runs[name], key), _validated(Changes, changes, key)):
+            found |= {field: getattr(layer, field) for field in layer.model_fields_set}
+        for field in OWN:
+            if field not in found and field != "sections":
+                raise ValueError(f"{key}.{field} is missing; write it in the run or in its base.")
+        own = {field: found.pop(field) for field in OWN if field in found}
+        sections = {
+            section: getattr(self, section).model_copy(update={k: found[k] for k in kind.model_fields if k in found})
+            for section, kind in OVERRIDABLE.items()
+        }
+        own = {"name": name, "precision": self.device.precision, "sections": [own["study"]]} | own
+        run = Run(**own, **sections)
+        _check_run(self, run)
+        try:
+            _check_settings(self, run)
+        except ValueError as error:
+            raise ValueError(f"{str(error)[:-1]} (in run {name})." if found.keys() - {"base"} else str(error)) from None
+        return run
+
+    def study(self, name: str) -> tuple[Run, ...]:
+        """The runs of a study, in the order of the file.  Raises ValueError if there is no such study."""
+        _check_study(self, name, "study")
+        return tuple(run for run in map(self.run, self.runs) if run.study == name)
 
 
 def load(path: str | Path = "params.yaml") -> Params:
-    """Reads and checks a whole file, every run with its overrides merged included.
+    """Reads and checks a whole file, every run with its bases merged in included.
 
     Raises FileNotFoundError if there is no such file, ValueError at the first thing in it that does not hold.
     """
@@ -280,139 +344,54 @@ def load(path: str | Path = "params.yaml") -> Params:
     try:
         mapping = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        cure = f"run `python -m lib.pipeline.settings use {'|'.join(PROFILES)}` in the repository's folder"
+        cure = f"run `python -m lib use {'|'.join(PROFILES)}` in the repository's folder"
         raise FileNotFoundError(f"{path} does not exist; {cure}.") from None
     except YAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         problem = (isinstance(error, MarkedYAMLError) and error.problem) or "it is no YAML"
         raise ValueError(f"{path} cannot be read{line}: {' '.join(problem.split())}.") from None
     try:
-        params = _build(Params, mapping, "")
-        for name in params.runs:
-            resolve(params, name)
-        _check_whole(params)
+        return from_dict(mapping)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return params
 
 
 def from_dict(mapping: Mapping[str, Any]) -> Params:
-    """Params from the sections that a notebook was given; the others are None.  Raises ValueError as `load` does."""
-    unknown = [name for name in mapping if name not in SECTIONS]
-    if unknown:
-        raise ValueError(_unknown(unknown[0], unknown[0], SECTIONS, "section"))
-    return Params(**{name: _convert(mapping[name], kind, name) if name in mapping else None
-                     for name, kind in SECTIONS.items()})  # fmt: skip
+    """Params of a file's plain dicts.  Raises ValueError as `load` does."""
+    params = _validated(Params, mapping)
+    _check_whole(params)
+    return params
 
 
-def resolve(params: Params, run: str) -> Params:
-    """The same params with the overrides of `run` merged into their sections.
+def section(name: str, mapping: Mapping[str, Any]) -> Section:
+    """One section that a notebook was given as a plain dict, checked: ``section("data", data).views``.
 
-    Raises ValueError if there is no such run, an override is unknown or wrong, or the merged sections do not fit.
+    Raises ValueError as `load` does.
     """
-    if run not in params.runs:
-        raise ValueError(_unknown(run, run, params.runs, "run"))
-    key, sections = f"runs.{run}.overrides", {}
-    for name, changes in params.runs[run].overrides.items():
-        if name not in OVERRIDABLE:
-            raise ValueError(_unknown(name, f"{key}.{name}", OVERRIDABLE, "section to override"))
-        merged = _replace(SECTIONS[name], getattr(params, name), changes, f"{key}.{name}")
-        if getattr(params, name) is not None:
-            sections[name] = merged
-    merged = dataclasses.replace(params, **sections)
-    _check_run(merged, run)
-    return merged
+    if name not in Params.model_fields:
+        raise ValueError(_unknown(name, name, Params.model_fields, "section"))
+    return _validated(Params.model_fields[name].annotation, mapping, name)
 
 
-def to_dict(params: Params) -> dict[str, Any]:
-    """Plain dicts, lists and scalars, typed as declared (1 for a float is 1.0)."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(item) for name, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-    return plain(dataclasses.asdict(params))
+# ---- What no single key can say
 
 
-def _check_run(params: Params, run: str) -> None:
-    """What no single key can say, on the merged sections of one run; a section that is None is not looked at."""
-    spec, key = params.runs[run], f"runs.{run}"
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", run):
-        raise ValueError(f"{key}: the name names stages and files; use lower-case letters, digits and single hyphens.")
-    for field in ("groups", "seeds"):
-        values = getattr(spec, field)
-        if len(set(values)) < len(values):
-            raise ValueError(f"{key}.{field} is {list(values)}; name each one once.")
-    if not spec.seeds:
-        raise ValueError(f"{key}.seeds is empty; give at least one seed, for instance [0].")
-    if spec.method in ("contextssl", "equimod", "sen", "sie") and not spec.groups:
-        raise ValueError(f"{key}.groups is empty; {spec.method} needs at least one of rotation, color.")
-    if "none" in spec.groups and spec.method != "contextssl":
-        raise ValueError(f"{key}.groups has none, the group of contexts without actions; only contextssl knows it.")
-    if spec.groups and spec.method in ("simclr", "vicreg", "simclr-plus", "vicreg-plus"):
-        raise ValueError(f"{key}.groups is {list(spec.groups)}; {spec.method} takes no action, so give [].")
-    try:
-        _check_sections(params)
-    except ValueError as error:
-        raise ValueError(f"{error} (with the overrides of run {run})" if spec.overrides else str(error)) from None
-
-
-def _check_sections(params: Params) -> None:
-    data, model, context, pretrain = params.data, params.model, params.context, params.pretrain
-    if model:
-        if model.width % model.heads:
-            raise ValueError(f"model.width is {model.width}; it must be a multiple of model.heads = {model.heads}.")
-        if model.block_size % 2:
-            raise ValueError(f"model.block_size is {model.block_size}; a context is made of pairs, so make it even.")
-        if model.encoder == "resnet18" and model.feature_dim != 512:
-            raise ValueError(f"model.feature_dim is {model.feature_dim}; it must be 512, which resnet18 gives.")
-        if model.pretrained and model.encoder != "resnet18":
-            raise ValueError(f"model.pretrained is true; it must be false for {model.encoder}, which has none.")
-    if model and data and model.encoder == "small-cnn" and data.image_size % 16:
-        raise ValueError(f"data.image_size is {data.image_size}; it must be a multiple of 16 for small-cnn.")
-    if context and pretrain and 2 * context.pairs_per_object > pretrain.views_per_object:
-        raise ValueError(
-            f"context.pairs_per_object is {context.pairs_per_object}, which takes {2 * context.pairs_per_object} views "
-            f"of an object, but pretrain.views_per_object is {pretrain.views_per_object}; lower one or raise the other."
-        )
-    if data and pretrain and pretrain.views_per_object > data.views:
-        raise ValueError(
-            f"pretrain.views_per_object is {pretrain.views_per_object}; it must be at most data.views = {data.views}."
-        )
-    if model and context:
-        pairs, each = model.block_size // 2, context.pairs_per_object
-        if pairs % each:
-            raise ValueError(f"context.pairs_per_object is {each}; it must divide model.block_size / 2 = {pairs}.")
-        if pretrain and pairs // each > pretrain.objects_per_step:
-            raise ValueError(
-                f"pretrain.objects_per_step is {pretrain.objects_per_step}, but a context of {pairs} pairs, {each} of "
-                f"each object, needs {pairs // each}; raise it."
-            )
-    if params.evaluate:
-        _check_lengths(params.evaluate.context_lengths, model)
-        for field in ("context_kinds", "probes"):
-            names = getattr(params.evaluate, field)
-            if not names or len(set(names)) < len(names):
-                raise ValueError(f"evaluate.{field} is {list(names)}; name at least one, and each once.")
-
-
-def _check_lengths(lengths: tuple[int, ...], model: Model | None) -> None:
-    key = "evaluate.context_lengths"
-    if odd := [length for length in lengths if length % 2]:
-        raise ValueError(f"{key} has {odd[0]}; a context is made of pairs of tokens, so each length must be even.")
-    if not lengths or lengths[0] != 0 or list(lengths) != sorted(set(lengths)):
-        raise ValueError(f"{key} is {list(lengths)}; it must start with 0 and rise.")
-    if model and lengths[-1] > model.block_size - 2:
-        raise ValueError(
-            f"{key} has {lengths[-1]}, but model.block_size = {model.block_size} leaves room for at most "
-            f"{model.block_size - 2} tokens beside the pair asked about; shorten it or enlarge the block."
-        )
+def _layers(params: Params, entry: Changes, key: str) -> list[Changes]:
+    """An entry of runs or bases after its bases, the outermost first."""
+    layers, seen = [entry], []
+    while base := layers[0].base:
+        if base not in params.bases:
+            raise ValueError(_unknown(base, base, params.bases, f"base in {key}"))
+        if base in seen:
+            raise ValueError(f"{key}.base goes in a circle, {' > '.join([*seen, base])}; give one another base.")
+        seen.append(base)
+        layers.insert(0, params.bases[base])
+        key = f"bases.{base}"
+    return layers
 
 
 def _check_whole(params: Params) -> None:
-    """Rules between sections that no run overrides."""
-    data, shares = params.data, dataclasses.astuple(params.data.split)
+    data, shares = params.data, params.data.split.model_dump().values()
     if not math.isclose(sum(shares), 1):
         raise ValueError(f"data.split sums to {sum(shares):g}; it must sum to 1.")
     if data.name == "3diebench-mini":
@@ -420,103 +399,180 @@ def _check_whole(params: Params) -> None:
             raise ValueError(f"data.views is {data.views}; it must be at most 24, the views pinned for the miniature.")
         if not data.parametric_objects and not data.real_types:
             raise ValueError("data.parametric_objects is 0 and data.real_types is empty; there must be some objects.")
-    for name, spec in params.runs.items():
-        if spec.dataset in get_args(get_type_hints(Augment)["name"]) and spec.dataset != params.augment.name:
-            raise ValueError(
-                f"runs.{name}.dataset is {spec.dataset}, but augment.name is {params.augment.name}; change one of them."
-            )
-    for name, spec in params.runs.items():
-        if spec.dataset == "mimic3" and not params.mimic.root:
-            raise ValueError(f"runs.{name}.dataset is mimic3, but mimic.root is empty; name the folder.")
-    if not params.select.runs:
-        raise ValueError(f"select.runs is empty; name at least one of: {', '.join(params.runs)}.")
-    for name in params.select.runs:
-        if name not in params.runs:
-            raise ValueError(_unknown(name, name, params.runs, "run in select.runs"))
-    for section, names in dataclasses.asdict(params.select).items():
-        if len(set(names)) < len(names):
-            raise ValueError(f"select.{section} is {list(names)}; name each run once.")
-        if missing := [name for name in names if name not in params.select.runs]:
-            raise ValueError(f"select.{section} has {missing[0]}, which select.runs lacks; add it there.")
-    for name in params.select.runs:
-        if params.runs[name].dataset != data.name:
-            raise ValueError(
-                f"runs.{name}.dataset is {params.runs[name].dataset}, but data.name is {data.name}; "
-                "change one of them or take the run out of select.runs."
-            )
+    for key, names in (("runs", params.runs), ("studies", params.studies)):
+        for name in names:
+            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+                cure = "use lower-case letters, digits and single hyphens"
+                raise ValueError(f"{key}.{name}: the name names stages and files; {cure}.")
+    studies = {params.run(name).study for name in params.runs}
+    for name in params.studies:
+        if name not in studies:
+            raise ValueError(f"studies.{name} has no run; write `study: {name}` in a run or take the line out.")
+    bases = {layer.base for name, run in params.runs.items() for layer in _layers(params, run, f"runs.{name}")}
+    for name in params.bases:
+        if name not in bases:
+            raise ValueError(f"bases.{name} is the base of no run{_hint(name, bases, '; take it out.')}")
 
 
-def _build(cls: type, mapping: Any, key: str) -> Any:
-    """An instance of dataclass `cls`, every field present and converted."""
-    hints, prefix = get_type_hints(cls, include_extras=True), f"{key}." if key else ""
-    changes = _fields(cls, mapping, key)
-    for name in hints:
-        if name not in changes:
-            raise ValueError(f"{prefix}{name} is missing; copy its line from one of profiles/*.yaml.")
-    return cls(**changes)
+def _check_study(params: Params, name: str, what: str) -> None:
+    if name not in (*params.studies, *PEOPLE):
+        raise ValueError(_unknown(name, name, (*params.studies, *PEOPLE), what))
 
 
-def _replace(cls: type, section: Any, mapping: Any, key: str) -> Any:
-    """`section` with some fields changed; a nested section is merged in turn.  Without a section, the check alone."""
-    hints = get_type_hints(cls, include_extras=True)
-    nested = {name: hints[name] for name in _mapping(mapping, key)
-              if name in hints and dataclasses.is_dataclass(hints[name])}  # fmt: skip
-    changes = _fields(cls, {name: value for name, value in mapping.items() if name not in nested}, key)
-    for name, kind in nested.items():
-        changes[name] = _replace(kind, section and getattr(section, name), mapping[name], f"{key}.{name}")
-    return section and dataclasses.replace(section, **changes)
+def _check_run(params: Params, run: Run) -> None:
+    key, method, groups, dataset = f"runs.{run.name}", run.method, run.groups, run.dataset
+    _check_study(params, run.study, f"study in {key}")
+    for field in ("groups", "seeds", "sections"):
+        values = getattr(run, field)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{key}.{field} is {list(values)}; name each one once.")
+    if not run.seeds:
+        raise ValueError(f"{key}.seeds is empty; give at least one seed, for instance [0].")
+    holds = params.studies.get(run.study, run.study)
+    folder, known = DATASETS[dataset]
+    if folder != holds:
+        fitting = ", ".join(name for name, (folder, _) in DATASETS.items() if folder == holds)
+        raise ValueError(
+            f"{key}.dataset is {dataset}, but its study {run.study} reads {holds}; choose one of: {fitting}."
+        )
+    if holds == "3diebench" and dataset != params.data.name:
+        raise ValueError(f"{key}.dataset is {dataset}, but data.name is {params.data.name}; change one of them.")
+    if dataset == "mimic3" and not params.mimic.root:
+        raise ValueError(f"{key}.dataset is mimic3, but mimic.root is empty; name the folder.")
+    if method in ("contextssl", *EQUIVARIANT) and not groups:
+        raise ValueError(f"{key}.groups is empty; {method} needs at least one of {', '.join(known)}.")
+    if "none" in groups and method != "contextssl":
+        raise ValueError(f"{key}.groups has none, the group of contexts without actions; only contextssl knows it.")
+    if groups and method not in ("contextssl", *EQUIVARIANT):
+        raise ValueError(f"{key}.groups is {list(groups)}; {method} takes no action, so give [].")
+    if strange := [group for group in groups if group not in (*known, "none")]:
+        raise ValueError(f"{key}.groups has {strange[0]}; the actions of {dataset} have {' and '.join(known)} alone.")
 
 
-def _fields(cls: type, mapping: Any, key: str) -> dict[str, Any]:
-    """The given fields of dataclass `cls`, converted; an unknown one is an error."""
-    hints, prefix = get_type_hints(cls, include_extras=True), f"{key}." if key else ""
-    for name in _mapping(mapping, key):
-        if name not in hints:
-            raise ValueError(_unknown(str(name), f"{prefix}{name}", hints, "key"))
-    return {name: _convert(value, hints[name], f"{prefix}{name}") for name, value in mapping.items()}
+def _check_settings(params: Params, run: Run) -> None:
+    model, context, pretrain, evaluate = run.model, run.context, run.pretrain, run.evaluate
+    if model.width % model.heads:
+        raise ValueError(f"model.width is {model.width}; it must be a multiple of model.heads = {model.heads}.")
+    if model.block_size % 2:
+        raise ValueError(f"model.block_size is {model.block_size}; a context is made of pairs, so make it even.")
+    if model.encoder == "resnet18" and model.feature_dim != 512:
+        raise ValueError(f"model.feature_dim is {model.feature_dim}; it must be 512, which resnet18 gives.")
+    if model.pretrained and model.encoder != "resnet18":
+        raise ValueError(f"model.pretrained is true; it must be false for {model.encoder}, which has none.")
+    if model.encoder == "small-cnn" and params.data.image_size % 16:
+        raise ValueError(f"data.image_size is {params.data.image_size}; it must be a multiple of 16 for small-cnn.")
+    each, pairs = context.pairs_per_object, model.block_size // 2
+    if 2 * each > pretrain.views_per_object:
+        raise ValueError(
+            f"context.pairs_per_object is {each}, which takes {2 * each} views of an object, but "
+            f"pretrain.views_per_object is {pretrain.views_per_object}; lower one or raise the other."
+        )
+    of = {"3diebench": ("data.views", params.data.views), "augmented": ("augment.views", params.augment.views)}
+    where, views = of.get(params.studies.get(run.study), ("the views of a person", 2))
+    if pretrain.views_per_object > views:
+        found = pretrain.views_per_object
+        raise ValueError(f"pretrain.views_per_object is {found}; it must be at most {where} = {views}.")
+    if pairs % each:
+        raise ValueError(f"context.pairs_per_object is {each}; it must divide model.block_size / 2 = {pairs}.")
+    if pairs // each > pretrain.objects_per_step:
+        raise ValueError(
+            f"pretrain.objects_per_step is {pretrain.objects_per_step}, but a context of {pairs} pairs, {each} of "
+            f"each object, needs {pairs // each}; raise it."
+        )
+    _check_lengths(evaluate.context_lengths, model.block_size)
+    for field in ("context_kinds", "probes", "representation_tasks", "embedding_tasks"):
+        names, may_lack = getattr(evaluate, field), field.endswith("tasks")
+        if len(set(names)) < len(names) or not (names or may_lack):
+            cure = "name each one once" if may_lack else "name at least one, and each once"
+            raise ValueError(f"evaluate.{field} is {list(names)}; {cure}.")
+    known = (*DATASETS[run.dataset][1], "none")
+    if run.method in CONTEXTUAL and (strange := [kind for kind in evaluate.context_kinds if kind not in known]):
+        raise ValueError(f"evaluate.context_kinds has {strange[0]}; choose of {', '.join(known)} for {run.dataset}.")
 
 
-def _mapping(value: Any, key: str) -> Mapping:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{key or 'the file'} is {_found(value)}; it must be a mapping of keys to values.")
-    return value
+def _check_lengths(lengths: tuple[int, ...], block_size: int) -> None:
+    key = "evaluate.context_lengths"
+    if odd := [length for length in lengths if length % 2]:
+        raise ValueError(f"{key} has {odd[0]}; a context is made of pairs of tokens, so each length must be even.")
+    if not lengths or lengths[0] != 0 or list(lengths) != sorted(set(lengths)):
+        raise ValueError(f"{key} is {list(lengths)}; it must start with 0 and rise.")
+    if lengths[-1] > block_size - 2:
+        raise ValueError(
+            f"{key} has {lengths[-1]}, but model.block_size = {block_size} leaves room for at most "
+            f"{block_size - 2} tokens beside the pair asked about; shorten it or enlarge the block."
+        )
 
 
-def _convert(value: Any, kind: Any, key: str) -> Any:
-    """`value` as `kind`, or a ValueError of one sentence."""
-    if get_origin(kind) is Annotated:
-        base, allowed = get_args(kind)
-        value = _convert(value, base, key)
-        if not allowed.holds(value):
-            raise ValueError(f"{key} is {value:g}; it must be {allowed}.")
-        return value
-    if get_origin(kind) is Literal:
-        if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
-            choices = ", ".join(map(str, get_args(kind)))
-            raise ValueError(f"{key} is {_found(value)}; choose one of: {choices}{_hint(value, get_args(kind))}.")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{key} is {_found(value)}; it must be a list, in square brackets.")
-        return tuple(_convert(item, get_args(kind)[0], f"{key}[{index}]") for index, item in enumerate(value))
-    if get_origin(kind) is dict:
-        return {name: _convert(item, get_args(kind)[1], f"{key}.{name}") for name, item in _mapping(value, key).items()}
-    if kind is dict:
-        return dict(_mapping(value, key))
-    if dataclasses.is_dataclass(kind):
-        return _build(kind, value, key)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        needed = {
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number such as 0.5 or 5e-5",
-            str: 'text; put it in quotes, "" for none',
-        }[kind]
-        unquote = ", without quotes" if isinstance(value, str) and kind is not str else ""
-        raise ValueError(f"{key} is {_found(value)}; it must be {needed}{unquote}.")
-    return value
+# ---- One sentence for each mistake
+
+_NEEDED = {
+    "int_type": "a whole number",
+    "float_type": "a number such as 0.5 or 5e-5",
+    "finite_number": "a number such as 0.5 or 5e-5",
+    "bool_type": "true or false",
+    "string_type": 'text; put it in quotes, "" for none',
+    "tuple_type": "a list, in square brackets",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+}
+
+
+def _validated(kind: type[Section], mapping: Any, key: str = "") -> Any:
+    try:
+        return kind.model_validate(mapping)
+    except ValidationError as error:
+        # A misspelled key is unknown and its field missing; the former is the mistake.
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+        raise ValueError(_sentence(kind, first, key)) from None
+
+
+def _sentence(kind: Any, error: Mapping[str, Any], key: str) -> str:
+    what, value, loc = error["type"], error["input"], error["loc"]
+    key = ".".join(filter(None, [key, *(str(part) for part in loc if not isinstance(part, int))]))
+    if loc and isinstance(loc[-1], int):
+        key += f"[{loc[-1]}]"
+    if what == "extra_forbidden":
+        return _unknown_key(loc[-1], key, _kind_at(kind, loc[:-1]))
+    if what == "missing":
+        return f"{key} is missing; copy its line from one of profiles/*.yaml."
+    if what == "literal_error":
+        choices = get_args(_kind_at(kind, loc))
+        return f"{key} is {_found(value)}; choose one of: {', '.join(choices)}{_hint(value, choices, '.')}"
+    if what == "value_error":
+        return f"{key} is {_found(value)}; {error['ctx']['error']}."
+    needed = _NEEDED.get(what, error["msg"].removeprefix("Input should be "))
+    unquote = ", without quotes" if isinstance(value, str) and what in ("int_type", "float_type", "bool_type") else ""
+    return f"{key or 'the file'} is {_found(value)}; it must be {needed}{unquote}."
+
+
+def _kind_at(kind: Any, loc: Iterable[str | int]) -> Any:
+    """The annotation that stands at a place of the file."""
+    for part in loc:
+        if get_origin(kind) is None:
+            kind = kind.model_fields[part].annotation
+        else:
+            kind = get_args(kind)[1 if get_origin(kind) is dict else 0]
+    return kind
+
+
+def _unknown_key(name: str, key: str, kind: type[Section]) -> str:
+    if kind is Changes and name in OVERRIDABLE:
+        example = next(iter(OVERRIDABLE[name].model_fields))
+        return f"{key!r} is a section; write its keys themselves, for instance {example}."
+    if kind is Changes:
+        known = f"; known are base, {', '.join(OWN)} and the keys of {', '.join(OVERRIDABLE)}."
+        return f"{key!r} is an unknown key{_hint(name, kind.model_fields, known)}"
+    return _unknown(name, key, kind.model_fields, "key")
+
+
+def _unknown(name: str, key: str, known: Iterable[str], what: str) -> str:
+    return f"{key!r} is an unknown {what}" + _hint(name, known, f"; known are: {', '.join(known)}.")
+
+
+def _hint(name: Any, known: Iterable[str], otherwise: str) -> str:
+    """The end of a sentence about a name."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else otherwise
 
 
 def _found(value: Any) -> str:
@@ -527,13 +583,7 @@ def _found(value: Any) -> str:
     return f"the mapping {dict(value)}" if isinstance(value, Mapping) else str(value)
 
 
-def _unknown(name: str, key: str, known: Any, what: str) -> str:
-    return f"{key!r} is an unknown {what}{_hint(name, known) or '; known are: ' + ', '.join(known)}."
-
-
-def _hint(name: Any, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+# ---- The commands `python -m lib use` and `python -m lib plan`
 
 
 def use(profile: str) -> None:
@@ -550,14 +600,21 @@ def use(profile: str) -> None:
     print(f"params.yaml is now {source}; `dvc repro` rebuilds what changed.")
 
 
-def main(arguments: list[str]) -> None:
-    if len(arguments) != 2 or arguments[0] != "use":
-        sys.exit(f"Usage: python -m lib.pipeline.settings use {'|'.join(PROFILES)}")
-    try:
-        use(arguments[1])
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
+def plan() -> None:
+    """Writes build/plan/<study>-training.json and -evaluation.json, what a study's stages depend on.
 
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    DVC sees a stage's settings as these files: editing a run changes those of its study alone, and a setting of the
+    evaluation not those of training.
+    """
+    params, written = load(), set()
+    PLAN.mkdir(parents=True, exist_ok=True)
+    for study in (*params.studies, *PEOPLE):
+        data = {"mimic": params.mimic.model_dump()} if study == "mimic" else {}
+        for stage, left_out in (("training", {"name", "study", "sections", "evaluate"}), ("evaluation", {"name"})):
+            runs = {run.name: run.model_dump(exclude=left_out) for run in params.study(study)}
+            written.add(path := PLAN / f"{study}-{stage}.json")
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(data | {"runs": runs}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            os.replace(part, path)
+    for path in set(PLAN.iterdir()) - written:
+        path.unlink()

@@ -1,6 +1,6 @@
 """The book: one HTML page per executed notebook, in the order of dvc.yaml, with a contents page.
 
-    python -m lib.report.book                  # build/notebooks/*.ipynb -> build/book/index.html
+    python -m lib book                  # build/notebooks/*.ipynb -> build/book/index.html
 
 Pages need no network: pictures are inside them and equations become MathML, which browsers draw themselves.
 """
@@ -8,7 +8,6 @@ Pages need no network: pictures are inside them and equations become MathML, whi
 import html
 import re
 import shutil
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from pygments.formatters import HtmlFormatter
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from lib.pipeline import settings as schema
+from lib.pipeline import settings
+from lib.pipeline.run import stages
 
 NOTEBOOKS, BOOK = Path("build/notebooks"), Path("build/book")
 
@@ -100,24 +100,17 @@ class PageExporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def pages(pipeline: dict, runs: tuple[str, ...]) -> list[str]:
-    """Names of the executed notebooks in reading order; a matrix stage has one for each value of its item.
+def pages(pipeline: dict, params: dict) -> list[str]:
+    """Names of the executed notebooks in reading order, one for each study where a notebook runs for several.
 
     Names come from dvc.yaml and params, never from what lies in the folder, which may be of an earlier selection.
     """
-    names = []
-    for stage in pipeline["stages"].values():
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
-        [(item, values)] = stage.get("matrix", {"": [""]}).items()
-        values = runs if values == "${select.runs}" else values
-        for out in outs:
-            if Path(out).parent == NOTEBOOKS:
-                names += [Path(out.replace(f"${{item.{item}}}", value)).stem for value in values]
-    return names
+    outs = [Path(out) for stage in stages(pipeline, params).values() for out in stage["outs"]]
+    return [out.stem for out in outs if out.parent == NOTEBOOKS]
 
 
 def title(notebook: NotebookNode, name: str) -> str:
-    """The first heading, with the run's name where a stage has several pages."""
+    """The first heading, with the study's name where a stage has several pages."""
     headings = (re.search(r"^# +(.+)$", cell.source, re.M) for cell in notebook.cells if cell.cell_type == "markdown")
     heading = next((match[1].strip() for match in headings if match), name)
     _, _, run = name.partition("-")
@@ -125,7 +118,7 @@ def title(notebook: NotebookNode, name: str) -> str:
 
 
 def _entry(group: list[tuple[str, str]]) -> str:
-    """A line of the contents: one page, or one notebook with a link for each of its runs."""
+    """A line of the contents: one page, or one notebook with a link for each of its studies."""
     if len(group) == 1:
         name, heading = group[0]
         return f'<li><a href="{name}.html">{html.escape(heading)}</a> <span class="file">{name}</span></li>'
@@ -140,8 +133,8 @@ def build() -> Path:
     Raises FileNotFoundError if an executed notebook is missing.
     """
     pipeline = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    settings = schema.load()
-    names = pages(pipeline, settings.select.runs)
+    params = settings.load().model_dump(mode="json")
+    names = pages(pipeline, params)
     for name in names:
         if not (NOTEBOOKS / f"{name}.ipynb").is_file():
             raise FileNotFoundError(f"{NOTEBOOKS / name}.ipynb does not exist; run `dvc repro`.")
@@ -166,7 +159,7 @@ def build() -> Path:
     entries = "\n".join(_entry(list(group)) for _, group in groupby(zip(names, titles), lambda e: e[0].split("-")[0]))
     body = (
         "<h1>ContextSSL, a reproducible compendium</h1>\n"
-        f"<p>The executed notebooks of profile <code>{settings.profile}</code>, in reading order. Change "
+        f"<p>The executed notebooks of profile <code>{params['profile']}</code>, in reading order. Change "
         "<code>params.yaml</code>, run <code>dvc repro</code>, and these pages follow.</p>\n"
         f'<ol class="toc">\n{entries}\n</ol>'
     )
@@ -175,8 +168,5 @@ def build() -> Path:
     return index_page
 
 
-if __name__ == "__main__":
-    try:
-        print(f"The book: {build()}")
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
+def main() -> None:
+    print(f"The book: {build()}")

@@ -25,11 +25,6 @@ def style() -> None:
     })  # fmt: skip
 
 
-def mean_std(numbers: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation over seeds (``nan`` for a single seed)."""
-    return float(np.mean(numbers)), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else float("nan")
-
-
 def save(fig: Figure, stem: str | Path, formats: Sequence[str] = ("png", "svg")) -> None:
     """Write a figure as ``<stem>.png`` and ``<stem>.svg``, the same bytes for the same figure."""
     stem = Path(stem)
@@ -40,36 +35,29 @@ def save(fig: Figure, stem: str | Path, formats: Sequence[str] = ("png", "svg"))
         fig.savefig(stem.with_suffix(f".{suffix}"), bbox_inches="tight", metadata=metadata)
 
 
-def dataset_title(data: Mapping, profile: str) -> str:
-    """What every title says about the data: profile, and that a miniature is not the real thing."""
-    name = "3DIEBench" if data["name"] == "3diebench" else "3DIEBench miniature, not 3DIEBench"
-    return f"profile {profile}, {name}"
-
-
-def curve(
-    ax: Axes, values: Mapping[str, Sequence[float]], label: str, color, linestyle: str = "-", marker: str = "o"
-) -> None:
+def curve(ax: Axes, rows: pd.DataFrame, label: str, color, linestyle: str = "-", marker: str = "o") -> None:
     """A measure against context length: mean over seeds, band of one sample standard deviation.
 
     Args:
-        values: ``{"c0": [one number for each seed], "c2": ...}``; lengths stand at equal distances.
+        rows: one number for each seed and length; lengths stand at equal distances.
     """
-    lengths = sorted(values, key=lambda c: int(c[1:]))
-    mean, std = np.array([mean_std(values[c]) for c in lengths]).T
-    at = np.arange(len(lengths))
-    ax.plot(at, mean, color=color, linestyle=linestyle, marker=marker, markersize=4, label=label)
-    if np.isfinite(std).all():
-        ax.fill_between(at, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
-    ax.set_xticks(at, [c[1:] for c in lengths])
-    ax.set_xlabel("context length (tokens)")
+    rows = rows.sort_values("context_length")
+    sns.lineplot(
+        rows.assign(context_length=rows["context_length"].astype(str)), x="context_length", y="value", errorbar="sd",
+        ax=ax, label=label, legend=False, color=color, linestyle=linestyle, marker=marker, markersize=4,
+        markeredgewidth=0, err_kws={"linewidth": 0},
+    )  # fmt: skip
+    ax.set(xlabel="context length (tokens)", ylabel="")
 
 
-def published_points(ax: Axes, values: Mapping[str, float], lengths: Sequence[str], color, label: str) -> None:
-    """Published numbers as hollow diamonds at the lengths that both have."""
-    shown = [(i, values[c]) for i, c in enumerate(lengths) if np.isfinite(values.get(c, np.nan))]
-    if shown:
-        look = {"linestyle": "none", "marker": "D", "markersize": 6, "markerfacecolor": "none"}
-        ax.plot(*zip(*shown), color=color, label=label, **look)
+def published_points(ax: Axes, rows: pd.DataFrame, label: str, color, marker: str = "D") -> None:
+    """Published numbers as hollow markers, at those of their lengths that the curves of the axes have."""
+    shown = ax.xaxis.get_major_formatter().format_ticks(ax.get_xticks())
+    lengths = rows["context_length"].astype(str)
+    rows, lengths = rows[lengths.isin(shown)], lengths[lengths.isin(shown)]
+    if len(rows):
+        look = {"linestyle": "none", "marker": marker, "markersize": 6, "markerfacecolor": "none"}
+        ax.plot(lengths, rows["value"], color=color, label=label, **look)
 
 
 def floor_line(ax: Axes, value: float, label: str = "floor: a constant", linestyle: str = ":") -> None:
@@ -171,12 +159,6 @@ def neighbor_grid(
                 line[at].text(0, 1.2, heading, transform=line[at].transAxes, weight="bold", fontsize="small")
             at += len(found) + 1
     return fig
-
-
-def format_mean_std(numbers: Sequence[float], digits: int = 3) -> str:
-    """``0.512 ± 0.010``, or the number alone for a single seed."""
-    mean, std = mean_std(numbers)
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if np.isfinite(std) else "")
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -1,0 +1,72 @@
+"""Section 4.4 on real photographs, beside the pipeline: CIFAR-10 as a folder of images, or an archive of it.
+
+    python -m lib photographs FOLDER            # writes results/cifar10-jpeg/
+
+The notebooks 30, 03, 04 and 33 as their stages run them, but in build/photographs, where the code is the repository's
+and params.yaml its own: changed as its section `cifar` says. So nothing of the pipeline is overwritten, and an
+interrupted run goes on from what it has trained. What the images must look like: `lib.data.augment.load_sources`.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from lib.pipeline import run, settings
+
+NAME = "cifar10-jpeg"
+WORKSPACE = Path("build/photographs")
+NOTEBOOKS = (
+    ["30_augmentations"], ["03_pretrain", "study=augmentations"], ["04_evaluate", "study=augmentations"],
+    ["33_augmentation_tables"],
+)  # fmt: skip
+
+
+def changed(images: Path) -> dict:
+    """The repository's params.yaml as plain dicts, with the changes for photographs in a folder or archive."""
+    runs = settings.load().study("augmentations")
+    params = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
+    spec = params["cifar"]
+    params["augment"].update(name=NAME, root=str(images.resolve()), images=spec["images"])
+    same = {key: spec[key] for key in ("seeds", "train_images", "validation_images", "test_images")}
+    for of in runs:
+        steps = spec["contextssl_steps" if of.method == "contextssl" else "baseline_steps"]
+        params["runs"][of.name].update(same, steps=steps)
+    return params
+
+
+def prepare(params: dict) -> None:
+    """Make the workspace: links to what is the repository's, and a params.yaml of its own."""
+    WORKSPACE.mkdir(parents=True, exist_ok=True)
+    for name in ("lib", "notebooks", "paper", "dvc.yaml", ".dvc"):
+        if not (WORKSPACE / name).exists():
+            (WORKSPACE / name).symlink_to(Path(name).resolve())
+    with open(WORKSPACE / "params.yaml", "w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+    settings.load(WORKSPACE / "params.yaml")
+
+
+def main(folder: str) -> None:
+    """Run all of it.  Raises FileNotFoundError if there is no such folder; a notebook that fails ends the program."""
+    if not Path(folder).exists():
+        raise FileNotFoundError(f'"{folder}" does not exist; name a folder or an archive of images.')
+    params = changed(Path(folder))
+    prepare(params)
+    out, spent = Path("results", NAME).resolve(), {}
+    os.chdir(WORKSPACE)
+    for arguments in NOTEBOOKS:
+        start = time.monotonic()
+        run.main(arguments)
+        spent[arguments[0]] = time.monotonic() - start
+    shutil.copytree("results/33_augmentation_tables", out, dirs_exist_ok=True)
+    device = params["device"]
+    lines = [
+        "# The run behind these tables", "", "    python -m lib photographs <folder or archive of images>", "",
+        f"{params['augment']['images']:,} images at most, profile {params['profile']}, {device['accelerator']}, "
+        f"jobs {device['jobs']}, {os.cpu_count()} cores. Seconds: "
+        f"{', '.join(f'{name} {seconds:.0f}' for name, seconds in spent.items())}; in all "
+        f"{sum(spent.values()) / 60:.0f} min. Settings: `params.yaml`, changed as its section `cifar` says.",
+    ]  # fmt: skip
+    (out / "run.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

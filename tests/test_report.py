@@ -1,0 +1,690 @@
+"""Reading rows, tables, the published numbers beside ours, claims, figures: on hand-made rows throughout."""
+
+import json
+from itertools import count, product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+from lib.evaluation.evaluate import COLUMNS
+from lib.report import plotting, published, results, summary
+from lib.report.results import select
+
+ROOT = Path(__file__).parents[1]
+BOTH = ("rotation", "color")
+R2 = ("r2_rotation", "r2_color", "r2_rotation_per_component", "r2_color_per_component")
+
+# ---- hand-made evaluations: every number is another
+
+#: Run -> method, groups, study, changes of the tiny settings.
+RUNS = {
+    "contextssl": ("contextssl", BOTH, "main", {"probes": tuple(summary.PROBE_SUFFIX)}),
+    "simclr": ("simclr", (), "main", {}),
+    "simclr-plus-c0": ("simclr-plus", (), "baselines", {"context_lengths": (0,), "context_kinds": ("none",)}),
+    "simclr-plus": ("simclr-plus", (), "baselines", {"context_kinds": ("none",)}),
+    "sen-rotation": ("sen", ("rotation",), "baselines", {}),
+    "sen-color": ("sen", ("color",), "baselines", {}),
+    "sie-both": ("sie", BOTH, "baselines", {}),
+    "mask-000": ("contextssl", BOTH, "masking", {"mask_probability": 0.0, "context_kinds": BOTH}),
+    "mask-090": ("contextssl", BOTH, "masking", {"mask_probability": 0.9, "context_kinds": BOTH}),
+    "without-auxiliary": ("contextssl", BOTH, "auxiliary", {"auxiliary_weight": 0.0, "context_kinds": BOTH}),
+    "labels-simclr": ("simclr", (), "labels", {"label_weight": 1.0}),
+    "labels-contextssl": ("contextssl", BOTH, "labels", {"label_weight": 1.0, "context_kinds": BOTH}),
+    "single": ("contextssl", ("rotation", "none"), "single", {"context_kinds": ("rotation", "none")}),
+    "crop-blur-simclr": ("simclr", (), "augmentations", {}),
+}
+SECTIONS = {"mask-090": ("masking", "auxiliary")} | {name: ("main",) for name in RUNS if RUNS[name][2] == "baselines"}
+
+
+def make_run(name):
+    method, groups, study, changes = RUNS[name]
+    own = {"name": name, "study": study, "sections": SECTIONS.get(name, (study,))}
+    own |= {"seeds": (0, 1)} if study == "main" else {}
+    own |= {"dataset": "crop-blur"} if study == "augmentations" else {}
+    return tiny.run(method, groups, **changes).model_copy(update=own)
+
+
+def rows_of(run, numbers):
+    """Rows of all that a run's model can be asked for."""
+    contextual = run.method in ("contextssl", "simclr-plus")
+    kinds, lengths = (run.evaluate.context_kinds, run.evaluate.context_lengths) if contextual else (("none",), (0,))
+    asked = [run.trained_group] if run.trained_group else [kind for kind in kinds if kind != "none"]
+    objects, targets = ("all", "parametric", "real"), ("individual", "relative")
+
+    def under(kinds, **more):
+        return [{"space": "embedding", "environment": k, "context_length": n} | more for k in kinds for n in lengths]
+
+    spaces = [{"space": "representation"}, *under(kinds)]
+    rows = [at | {"target": target, "probe": probe, "objects": of, "metric": r2}
+            for at, target, probe, of, r2 in product(spaces, targets, run.evaluate.probes, objects, R2)]  # fmt: skip
+    rows += [at | {"objects": of, "metric": "top1"} for at, of in product(spaces, objects)]
+    for library, of in [*product(["test"], objects), ("validation", "all"), ("train", "all")]:
+        places = under(asked, variant=f"library={library}", objects=of)
+        rows += [at | {"metric": metric} for at in places for metric in ("mrr", "mrr_without_identity")]
+    for rule, of in product(BOTH, objects) if run.pretrain.label_weight else ():
+        rows += under([rule if contextual else "none"], variant=f"label_corruption={rule}", objects=of, metric="top1")
+    if run.method == "contextssl":
+        rows += [{"space": "embedding", "objects": "all", "variant": f"anchor={who}", "metric": "partner_accuracy"}
+                 for who in ("pair", "foreign", "mean")]  # fmt: skip
+    same = {"run": run.name, "method": run.label, "trained_group": run.trained_group, "floor": 0.25}
+    return [same | row | {"seed": seed, "value": next(numbers)} for seed in run.seeds for row in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the evaluate stages leave, of `RUNS`."""
+    folder, numbers = tmp_path_factory.mktemp("evaluations"), count(1)
+    for study in dict.fromkeys(study for _, _, study, _ in RUNS.values()):
+        runs = [make_run(name) for name, (_, _, of, _) in RUNS.items() if of == study]
+        rows = pd.DataFrame([row for run in runs for row in rows_of(run, numbers)], columns=COLUMNS)
+        (folder / study).mkdir()
+        rows.astype({"context_length": "Int64"}).to_csv(folder / study / "rows.csv", index=False)
+        (folder / study / "runs.json").write_text(json.dumps([run.model_dump(mode="json") for run in runs]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(folder):
+    return results.read(folder=folder)
+
+
+def test_a_section_has_its_runs_and_methods_come_in_their_order(folder):
+    found = results.read("main", folder=folder)
+    order = ["simclr", "simclr-plus-c0", "simclr-plus", "sie-both", "sen-rotation", "sen-color", "contextssl"]
+    assert list(found.runs.index) == order == list(found.rows["run"].unique())
+    assert found.runs.loc["simclr-plus-c0", "method"] == "simclr-plus-c0"  # not what it is trained as
+    assert found.runs.loc["sie-both", "trained_group"] == "rotation+color"
+    assert found.runs.loc["simclr", ["steps", "images", "study"]].to_list() == [12, 12 * 6 * 4, "main"]
+    assert set(results.read("auxiliary", folder=folder).runs.index) == {"mask-090", "without-auxiliary"}
+    both = results.read("auxiliary", "masking", folder=folder)
+    assert set(both.of("masking").rows["run"]) == {"mask-000", "mask-090"} and both.of("labels").rows.empty
+
+
+def test_a_section_without_runs_and_a_run_that_is_there_twice_are_named(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no run of the section adult; give a run .* `sections`"):
+        results.read("adult", folder=folder)
+    for study in ("main", "renamed"):
+        (tmp_path / study).mkdir()
+        for name in ("rows.csv", "runs.json"):
+            (tmp_path / study / name).write_bytes((folder / "main" / name).read_bytes())
+    with pytest.raises(ValueError, match="the run 'contextssl' in main and in renamed"):
+        results.read(folder=tmp_path)
+
+
+# ---- selecting and tables
+
+
+def hand(**columns):
+    """Rows of two methods, one with a context, and what a table of them is by hand."""
+    rows = pd.DataFrame([
+        ("b", 0, 2, 0.3, 0.01), ("b", 1, 2, 0.5, 0.01), ("b", 0, 0, 0.2, 0.01), ("b", 1, 0, 0.2, 0.01),
+        ("a", 0, None, 0.7, 0.02),
+    ], columns=["method", "seed", "context_length", "value", "floor"])  # fmt: skip
+    rows = rows.assign(metric="mrr", run=rows["method"], dataset="3diebench-mini", **columns)
+    return rows.astype({"context_length": "Int64"})
+
+
+PRINTED = pd.DataFrame({
+    "method": ["b", "b", "a"], "context_length": pd.array([0, 30, None], "Int64"), "value": [0.25, 0.9, 0.8],
+    "std": [0.001, None, None], "metric": "mrr", "whose": "published",
+})  # fmt: skip
+
+
+def test_rows_are_selected_by_value_by_any_of_a_list_and_by_an_empty_cell():
+    rows = hand()
+    assert select(rows, method="b", context_length=2)["value"].to_list() == [0.3, 0.5]
+    assert select(rows, context_length=None)["method"].to_list() == ["a"]
+    assert select(rows, method=["a", "c"], seed=0)["value"].to_list() == [0.7]
+    assert len(select(rows, context_length=[None, 0])) == 3
+
+
+def test_means_over_seeds():
+    found = results.over_seeds(hand(), ["method", "context_length"]).set_index(["method", "context_length"])
+    assert found.loc[("b", 2)].to_list() == pytest.approx([0.4, 0.02**0.5, 2, 0.01])
+    alone = found.loc[("a", pd.NA)]
+    assert alone["mean"] == 0.7 and np.isnan(alone["std"]) and alone["n"] == 1
+    printed = results.over_seeds(PRINTED, ["method", "context_length"])
+    assert printed["n"].to_list() == [0, 0, 0] and printed["std"].to_list()[0] == 0.001
+    with pytest.raises(ValueError, match="2 numbers stand for one seed of one row; .* tell apart by, context_length."):
+        results.over_seeds(hand(), ["method"])
+
+
+def test_a_table_by_hand():
+    rows = pd.concat([hand(whose="ours"), PRINTED])
+    found = results.table(rows, {"method": "Method", "whose": "whose"}, n=True)
+    assert found.to_dict("split")["data"] == [
+        ["b", "ours", "2", "", "0.200 ± 0.000", "0.400 ± 0.141", "0.010"],
+        ["b", "published", "", "", "0.250 ± 0.001", "", ""],
+        ["a", "ours", "1", "0.700", "", "", "0.020"],
+        ["a", "published", "", "0.800", "", "", ""],
+    ]
+    # Length 30 is the paper's alone.
+    assert list(found.columns) == ["Method", "whose", "n", "any", "0", "2", "floor"]
+    percent = select(hand(), method="b").assign(metric="top1", place="somewhere")
+    assert results.table(select(percent, seed=0), ["context_length"], "place", floor=False).values.tolist() == [
+        [2, "0.3"], [0, "0.2"],
+    ]  # fmt: skip
+
+
+def test_a_table_has_its_lines_column_by_column_in_the_order_of_first_appearance():
+    rows = pd.DataFrame([("z", "ours"), ("a", "ours"), ("a", "published"), ("m", "published"), ("z", "published")],
+                        columns=["name", "whose"])  # fmt: skip
+    rows = rows.assign(value=1.0, metric="mrr", seed=0, column="x")
+    found = results.table(rows, ["name", "whose"], "column", floor=False)
+    assert found["name"].to_list() == ["z", "z", "a", "a", "m"]
+
+
+def test_text_curves_and_nested_lists():
+    assert results.mean_std([0.5, 0.6, 0.7], 2) == "0.60 ± 0.10" and results.mean_std([0.5]) == "0.500"
+    curve = results.by_length(select(hand(), method="b"))
+    assert curve.columns.to_list() == [0, 2] and curve[2].to_list() == [0.3, 0.5]
+    assert results.nested(hand(), ["method", "seed"]) == {"b": {0: [0.3, 0.2], 1: [0.5, 0.2]}, "a": {0: [0.7]}}
+    assert results.nested(select(hand(), method="b"), ["context_length"]) == {"c2": [0.3, 0.5], "c0": [0.2, 0.2]}
+
+
+def test_first_come_parametric_objects_where_they_are_told_apart(everything):
+    first = results.headline(everything.of("main").rows)
+    assert set(select(first, metric="r2_color")["objects"]) == {"parametric"}
+    assert set(select(first, variant="library=test")["objects"]) == {"parametric"}
+    assert set(select(first, variant=["library=train", "anchor=pair"])["objects"]) == {"all"}
+    assert set(results.headline(everything.of("augmentations").rows)["objects"]) == {"all"}
+    real = everything.of("main").rows.assign(dataset="3diebench")
+    assert set(results.headline(real)["objects"]) == {"all"}
+
+
+def test_latents_and_changes(everything):
+    rows = select(everything.rows, run="contextssl", seed=0, target="relative", probe="paper", objects="real")
+    told = results.latents(select(rows, space="representation"), "theirs")
+    assert told[["latent", "measure"]].drop_duplicates().values.tolist() == [
+        ["rotation", "theirs, pooled"], ["color", "theirs, pooled"],
+        ["rotation", "theirs, per component"], ["color", "theirs, per component"],
+    ]  # fmt: skip
+    change = select(results.changes(rows), environment="color", context_length=6, metric="r2_color")
+    before = select(rows, space="representation", metric="r2_color")["value"].item()
+    after = select(rows, space="embedding", environment="color", context_length=6, metric="r2_color")["value"].item()
+    assert change["value"].item() == after - before and set(change["space"]) == {"change"}
+    assert change["floor"].isna().all()
+
+
+def test_titles_say_profile_data_and_seeds(everything):
+    main, labels = everything.of("main").rows, everything.of("labels").rows
+    assert results.title(select(main, run="simclr"), "Table", "laptop") == (
+        "Table (profile laptop, 3DIEBench miniature, not 3DIEBench, n = 2 seeds, mean ± sample standard deviation)"
+    )
+    assert results.about(main, "ci").endswith("n = 1 to 2 seeds, mean ± sample standard deviation where n > 1")
+    assert results.about(labels, "ci", "photographs") == "profile ci, photographs, n = 1 seed"
+    assert results.trained(everything, select(main, method="sen")) == (
+        "Steps (images seen) of each training: SEN, rotation 12 (288); SEN, color 12 (288)."
+    )
+    assert results.stand_in(main) and not results.stand_in(main.assign(dataset="3diebench"))
+
+
+# ---- published numbers, and ours beside them
+
+
+def test_published_numbers_are_possible():
+    frame = published.load(ROOT / "paper" / "published.csv")
+    assert published.value(
+        frame, artefact="table-6", environment="color", context_length=126, metric="r2_rotation"
+    ) == pytest.approx(0.344)
+    keys = ["artefact", "method", "trained_group", "environment", "variant", "context_length"]
+    wide = (
+        frame[frame["metric"].isin(["mrr", "hit_at_1", "hit_at_5"])]
+        .pivot_table(index=keys, columns="metric", values="value", dropna=False)
+        .dropna()
+    )
+    assert len(wide)
+    # Ranks 1, then 2..5, then 6..50 bound the mean reciprocal rank from both sides; printed numbers are rounded.
+    one, five = wide["hit_at_1"], wide["hit_at_5"]
+    assert (one <= five).all()
+    assert (wide["mrr"] <= one + (five - one) / 2 + (1 - five) / 6 + 0.02).all()
+    assert (wide["mrr"] >= one + (five - one) / 5 + (1 - five) / 50 - 0.02).all()
+
+
+def test_impossible_published_number_is_refused(tmp_path):
+    row = dict.fromkeys(published.COLUMNS, "") | {"artefact": "table-1", "metric": "mrr", "value": 1.2}
+    pd.DataFrame([row]).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(ValueError, match="table-1 has mrr = 1.2"):
+        published.load(tmp_path / "p.csv")
+
+
+ARTEFACTS = pd.read_csv(ROOT / "paper" / "artefacts.csv")
+
+
+def test_every_artefact_of_the_paper_is_mapped():
+    expected = {f"table-{n}" for n in range(1, 23)} | {f"figure-{n}" for n in (1, *range(3, 12))}
+    assert set(ARTEFACTS["artefact"]) == expected
+    for row in ARTEFACTS[ARTEFACTS["status"] == "made"].itertuples():
+        assert (ROOT / row.notebook).exists()
+        assert all(path.startswith(f"results/{Path(row.notebook).stem}/") for path in row.output.split("; "))
+    assert set(ARTEFACTS["baselines_at"].dropna()) == {"representation", "embedding"}
+
+
+#: A published row -> where our number for it stands.
+BESIDE = {
+    "simclr at its representation": (
+        {"artefact": "figure-3", "method": "simclr"}, {"run": "simclr", "space": "representation"}),
+    "simclr at its embedding in Table 11": (
+        {"artefact": "table-11", "method": "simclr"},
+        {"run": "simclr", "space": "embedding", "environment": "none", "context_length": 0}),
+    "N+ of Table 11 at its longest context": (
+        {"artefact": "table-11", "method": "simclr-plus"},
+        {"run": "simclr-plus", "space": "embedding", "environment": "none", "context_length": 6}),
+    "c = 0 is a model of its own": (
+        {"artefact": "table-5", "method": "simclr-plus-c0", "target": "individual"},
+        {"run": "simclr-plus-c0", "space": "representation", "target": "individual"}),
+    "ContextSSL under its context": (
+        {"artefact": "table-6", "method": "contextssl", "environment": "color", "context_length": 2},
+        {"run": "contextssl", "space": "embedding", "environment": "color", "context_length": 2}),
+    "a baseline by its groups": (
+        {"artefact": "table-5", "method": "sie", "trained_group": "rotation+color", "metric": "r2_color"},
+        {"run": "sie-both", "space": "representation", "metric": "r2_color"}),
+    "by mask probability": (
+        {"artefact": "table-9", "method": "contextssl", "environment": "rotation", "context_length": 6,
+         "variant": "mask_prob=0.90"},
+        {"run": "mask-090", "space": "embedding", "environment": "rotation", "context_length": 6}),
+    "with the auxiliary predictor": (
+        {"artefact": "table-11", "method": "contextssl", "environment": "color", "context_length": 0,
+         "variant": "with-aux"},
+        {"run": "mask-090", "space": "embedding", "environment": "color", "context_length": 0}),
+    "without it, classes": (
+        {"artefact": "table-11", "method": "contextssl", "environment": "color", "metric": "top1", "target": None,
+         "variant": "without-aux;representation"},
+        {"run": "without-auxiliary", "space": "representation", "metric": "top1", "target": None, "probe": None,
+         "variant": None}),
+    "held-out objects are our test objects": (
+        {"artefact": "table-1", "method": "sen", "trained_group": "rotation", "variant": "library=validation",
+         "metric": "mrr", "target": None},
+        {"run": "sen-rotation", "space": "embedding", "environment": "rotation", "variant": "library=test",
+         "metric": "mrr", "target": None, "probe": None}),
+    "training objects are not told apart": (
+        {"artefact": "table-8", "method": "contextssl", "environment": "rotation", "variant": "library=train",
+         "metric": "mrr", "target": None, "context_length": 2},
+        {"run": "contextssl", "environment": "rotation", "variant": "library=train", "context_length": 2,
+         "metric": "mrr", "target": None, "probe": None, "objects": "all"}),
+    "labels at the embedding": (
+        {"artefact": "table-4", "method": "simclr", "variant": "label_corruption=color", "metric": "top1",
+         "target": None},
+        {"run": "labels-simclr", "space": "embedding", "variant": "label_corruption=color", "metric": "top1",
+         "target": None, "probe": None}),
+    "latents of labels at the representation": (
+        {"artefact": "table-4", "method": "simclr", "variant": "label_corruption=color"},
+        {"run": "labels-simclr", "space": "representation", "variant": None}),
+    "one transformation": (
+        {"artefact": "table-21", "method": "contextssl", "environment": "none", "context_length": 2},
+        {"run": "single", "space": "embedding", "environment": "none", "context_length": 2}),
+    "beside it the main results' baselines": (
+        {"artefact": "table-21", "method": "simclr"}, {"run": "simclr", "space": "representation"}),
+    "an embedding without a length is that of the longest context": (
+        {"artefact": "table-19", "method": "contextssl", "environment": "rotation", "variant": "embedding"},
+        {"run": "contextssl", "space": "embedding", "environment": "rotation", "context_length": 6}),
+    "CIFAR-10 by the section's own runs": (
+        {"artefact": "table-2", "dataset": "cifar10-crop-blur", "method": "simclr", "metric": "top1", "target": None,
+         "variant": "representation"},
+        {"run": "crop-blur-simclr", "space": "representation", "metric": "top1", "target": None, "probe": None,
+         "objects": "all"}),
+}  # fmt: skip
+
+
+def beside(everything, *cells):
+    """What `published.beside` finds for rows with these cells."""
+    row = dict.fromkeys(published.COLUMNS) | {"metric": "r2_rotation", "target": "relative", "dataset": "3diebench"}
+    frame = pd.DataFrame([row | cell for cell in cells]).astype({"context_length": "Int64", "variant": "str"})
+    return [found for _, found in published.beside(frame, everything, ARTEFACTS).iterrows()]
+
+
+@pytest.fixture(scope="module")
+def found_beside(everything):
+    return dict(zip(BESIDE, beside(everything, *(cell for cell, _ in BESIDE.values()))))
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_each_published_number_is_read_where_the_paper_reads_it(everything, found_beside, case):
+    where = {"metric": "r2_rotation", "target": "relative", "probe": "paper", "objects": "parametric"} | BESIDE[case][1]
+    ours, found = select(everything.rows, **where), found_beside[case]
+    assert found["run"] == where["run"] and found["n"] == len(ours) == ours["seed"].nunique()
+    assert found["mean"] == pytest.approx(ours["value"].mean()) and found["floor"] == 0.25
+    assert found["std"] == pytest.approx(ours["value"].std(), nan_ok=True)
+
+
+def test_a_published_change_is_embedding_minus_representation(everything):
+    where = {"run": "simclr", "metric": "top1", "objects": "parametric"}
+    rows = select(everything.rows, **where)
+    after, before = (select(rows, space=space)["value"].mean() for space in ("embedding", "representation"))
+    cell = {"artefact": "table-20", "method": "simclr", "variant": "change", "metric": "top1", "target": None}
+    (found,) = beside(everything, cell)
+    assert found["mean"] == pytest.approx(after - before) and np.isnan(found["floor"])
+
+
+def test_nothing_stands_beside_what_we_do_not_have(everything):
+    found = beside(
+        everything,
+        {"artefact": "figure-3", "method": "sie", "trained_group": "rotation"},  # trained here for other groups alone
+        {"artefact": "table-6", "method": "contextssl", "environment": "color", "context_length": 126},
+        {"artefact": "table-9", "method": "contextssl", "environment": "rotation", "variant": "mask_prob=0.50"},
+        {"artefact": "figure-4", "method": "contextssl", "metric": "best_mask_prob"},  # the paper's prose
+        {"artefact": "table-2", "method": "simclr-plus", "dataset": "cifar10-crop-blur"},  # a run of the main results
+    )
+    assert all(np.isnan(row["mean"]) and np.isnan(row["n"]) for row in found)
+
+
+def test_the_first_run_of_a_kind_stands_for_it(everything):
+    again = everything.runs.rename(index={"sen-rotation": "sen-again"}).loc[["sen-again"]]
+    rows = select(everything.rows, run="sen-rotation").assign(run="sen-again")
+    twice = results.Results(pd.concat([everything.rows, rows]), pd.concat([everything.runs, again]))
+    cell = {"artefact": "table-5", "method": "sen", "trained_group": "rotation", "target": "individual"}
+    assert beside(twice, cell)[0].equals(beside(everything, cell)[0])
+
+
+def test_notes_on_published_numbers_say_where_they_stand():
+    frame = pd.DataFrame({
+        "artefact": "table-x", "method": ["simclr", "contextssl", "contextssl"],
+        "environment": [None, "color", "color"], "context_length": pd.array([None, 2, 2], "Int64"),
+        "note": ["odd", "odd; swapped", "obvious"],
+    })  # fmt: skip
+    assert published.remarks(frame, "table-x", skip=["obvious"]) == [
+        "On the published numbers, SimCLR, ContextSSL (color) at length 2: odd.",
+        "On the published numbers, ContextSSL (color) at length 2: swapped.",
+    ]
+
+
+# ---- claims
+
+
+def adaptation(other_left: float, kept: float = 0.9) -> dict:
+    """Two seeds: in each context the other group falls from .9 to a share of it, its own goes to ``kept``."""
+    own, other = {"c0": [0.9, 0.9], "c126": [kept, kept]}, {"c0": [0.9, 0.9], "c126": [0.9 * other_left] * 2}
+    return {"rotation": {"r2_rotation": own, "r2_color": other}, "color": {"r2_rotation": other, "r2_color": own}}
+
+
+def handmade(other_left: float, kept: float = 0.9, top1: float = 0.9, last_mrr: float = 0.5) -> dict:
+    """Numbers under which every claim holds, but for what the arguments spoil."""
+    result = {
+        f"adaptation{prefix}{suffix}": adaptation(other_left, kept)
+        for prefix in ("", summary.REAL_MESHES)
+        for suffix in summary.PROBE_SUFFIX.values()
+    }
+    one = lambda rotation, color: {"r2_rotation": [rotation], "r2_color": [color]}  # noqa: E731
+    trained = {
+        "rotation": {m: one(0.5, 0.2) | {"mrr": [0.3]} for m in ("equimod", "sen", "sie")},
+        "color": {m: one(0.2, 0.7) | {"mrr": [0.3]} for m in ("equimod", "sen", "sie")},
+    }
+
+    def ablation(own: float, other: float) -> dict:
+        flat = lambda v: {"c0": [v], "c126": [v]}  # noqa: E731
+        rotation = {"r2_rotation": flat(own), "r2_color": flat(other)}
+        color = {"r2_rotation": flat(other), "r2_color": flat(own)}
+        return {"contexts": {"rotation": rotation, "color": color}, "top1": [0.8]}
+
+    masking = {
+        p: ablation(own, other) | {"accuracy": {"foreign": [foreign]}}
+        for p, own, other, foreign in (("p000", 0.4, 0.4, 0.8), ("p090", 0.8, 0.1, 0.2), ("p098", 0.7, 0.3, 0.1))
+    }
+    drop = {"contextual": {"contextssl": [0.01, 0.02]}, "baselines": {"simclr": [0.3], "sie": [0.1]}}
+    return result | {
+        "relative": adaptation(other_left, kept),
+        "mrr": {"rotation": {"c0": [0.3, 0.3], "c126": [last_mrr, last_mrr]}},
+        "top1": {"contextssl": [top1] * 2, "simclr": [0.92, 0.9, 0.94], "simclr-plus": [0.5], "simclr-plus-c0": [0.8]},
+        "invariant": {"simclr": one(0.3, 0.1)},
+        "trained": trained,
+        "drop": {"r2_rotation": drop, "top1": drop},
+        "masking": masking,
+        "auxiliary": {"with": ablation(0.8, 0.1), "without": ablation(0.01, 0.02)},
+        "labels": {"contextssl": {rule: {"c0": [0.4], "c126": [0.9]} for rule in ("rotation", "color")}},
+        "single": {
+            "rotation": {"r2_rotation": {"c0": [0.8], "c126": [0.8]}},
+            "none": {"r2_rotation": {"c0": [0.8], "c126": [0.2]}},
+        },
+    }
+
+
+CLAIMS = {c["id"]: c for c in published.claims(ROOT / "paper" / "claims.yaml")}
+
+
+def failing(numbers: dict) -> set[str]:
+    return {i for i, c in CLAIMS.items() if not all(published.holds(c, numbers))}
+
+
+def test_claims_hold_where_they_should_and_only_there():
+    assert failing(handmade(0.05)) == set()
+    assert failing(handmade(0.15)) == {
+        "rotation-context-removes-color", "linear-probe-rotation-context-removes-color",
+    }  # fmt: skip
+    assert "strong-probe-rotation-context-halves-color" in failing(handmade(0.6))
+    assert failing(handmade(0.05, top1=0.8)) == {"classification-near-simclr"}
+    assert failing(handmade(0.05, last_mrr=0.2)) == {"retrieval-rises", "retrieval-above-baselines"}
+    lost = failing(handmade(0.05, kept=0.8))
+    assert {"rotation-context-keeps-rotation", "color-context-keeps-color", "rotation-context-rotation-curve"} <= lost
+    assert {"real-meshes-rotation-context-lowers-color"} <= failing(handmade(1.01))
+
+
+@pytest.mark.parametrize(
+    "path, value, spoiled",
+    [
+        ("trained.rotation.sie.r2_rotation", [0.2], {"baselines-beat-simclr-rotation"}),
+        ("trained.color.sen.r2_color", [0.95], {"color-context-above-baselines"}),
+        ("trained.color.sen.r2_rotation", [0.95], {"baselines-lose-rotation"}),
+        ("trained.rotation.equimod.r2_color", [0.01], {"rotation-context-color-below-baselines"}),
+        ("trained.rotation.sie.mrr", [0.6], {"retrieval-above-baselines"}),
+        ("top1.simclr-plus", [0.78], {"context-without-actions-costs-classes"}),
+        ("drop.r2_rotation.baselines.sie", [0.0], {"rotation-drop-below-baselines"}),
+        ("masking.p098.accuracy.foreign", [0.8], {"masking-closes-the-shortcut"}),
+        ("masking.p098.contexts.rotation.r2_rotation.c126", [0.9], {"mask-90-best-rotation-in-rotation-context"}),
+        ("masking.p000.contexts.rotation.r2_rotation.c126", [0.8], {"no-mask-keeps-less-rotation"}),
+        ("auxiliary.without.contexts.color.r2_rotation.c0", [0.1], {"without-auxiliary-rotation-at-floor"}),
+        ("auxiliary.with.contexts.color.r2_color.c0", [0.0], {"with-auxiliary-color-above-floor"}),
+        ("labels.contextssl.color.c126", [0.45], {"labels-above-ceiling"}),
+        ("labels.contextssl.rotation.c0", [0.95], {"labels-rotation-rise"}),
+        ("single.none.r2_rotation.c126", [0.78], {"single-none-context-lowers-rotation"}),
+        ("single.rotation.r2_rotation.c126", [0.7], {"single-rotation-context-keeps-rotation"}),
+    ],
+)
+def test_a_claim_falls_with_its_number_alone(path, value, spoiled):
+    numbers = handmade(0.05)
+    place = numbers
+    *way, last = path.split(".")
+    for key in way:
+        place = place[key]
+    place[last] = value
+    assert failing(numbers) == spoiled
+
+
+def test_a_star_asks_every_entry_and_says_against_how_many_seeds():
+    numbers = {"ours": [0.7, 0.5], "all": {"a": [0.6], "b": [0.4]}}
+    claim = {"left": "ours", "relation": ">", "right": "all.*", "right_mean": True}
+    held, against = published.holds(claim, numbers), published.compared_with(claim, numbers)
+    assert held == [True, False] and against == 1
+    assert published.evidence(claim, numbers) == "0.600 > a 0.600, b 0.400"
+    said = published.verdict(held, stand_in=True, against=against)
+    assert said == "mixed: holds in 1 of 2 seeds, against 1 seed of the other"
+    assert published.holds({"left": "all.*", "relation": ">", "plus": 0.5}, numbers) == [False]
+    with pytest.raises(KeyError, match="no 'none'"):
+        published.holds({"left": "none.*", "relation": ">"}, numbers)
+
+
+def test_published_numbers_stand_beside_every_claim_that_names_some():
+    frame = published.load(ROOT / "paper" / "published.csv")
+    for claim in CLAIMS.values():
+        for wanted in claim.get("published", ()):
+            assert len(published.select(frame, **wanted)), (claim["id"], wanted)
+    found = published.published_series(CLAIMS["rotation-context-above-baselines"], frame)
+    assert found == "Figure 3: 0.744; equimod 0.512, sie 0.671, sen 0.633"
+
+
+def test_verdicts_of_stand_in_data_never_say_agrees():
+    assert published.verdict([True] * 3, stand_in=True) == "direction agrees: holds in 3 of 3 seeds"
+    assert published.verdict([True] * 3, stand_in=False).startswith("agrees")
+    assert published.verdict([True, False, True], stand_in=True) == "mixed: holds in 2 of 3 seeds"
+    assert published.verdict([False], stand_in=True) == "does not hold: 0 of 1 seeds"
+    assert published.verdict([True], stand_in=True) == "direction agrees in the only seed: holds in 1 of 1 seeds"
+
+
+def test_claim_about_a_missing_number_names_it():
+    with pytest.raises(KeyError, match="top1.simclr"):
+        claim = {"left": "top1.contextssl", "right": "top1.simclr", "relation": ">="}
+        published.holds(claim, {"top1": {"contextssl": [1.0]}})
+
+
+# ---- results/metrics.json
+
+
+@pytest.fixture(scope="module")
+def numbers(everything):
+    return summary.summary(everything)
+
+
+#: A path in results/metrics.json -> the rows that stand there.
+SUMMARIZED = {
+    "adaptation.rotation.r2_color.c2": {"environment": "rotation", "context_length": 2, "target": "individual"},
+    "adaptation_strong_probe.color.r2_color.c6": {
+        "environment": "color", "context_length": 6, "target": "individual", "probe": "strong"},
+    "adaptation_real_meshes_linear_probe.color.r2_rotation.c0": {
+        "environment": "color", "context_length": 0, "target": "individual", "probe": "linear", "objects": "real",
+        "metric": "r2_rotation_per_component"},
+    "relative.rotation.r2_color.c6": {"environment": "rotation", "context_length": 6},
+    "relative_pooled.rotation.r2_color.c6": {"environment": "rotation", "context_length": 6, "metric": "r2_color"},
+    "mrr_real_meshes.color.c2": {
+        "environment": "color", "context_length": 2, "target": None, "probe": None, "objects": "real",
+        "variant": "library=test", "metric": "mrr_without_identity"},
+    "invariant.simclr-plus.r2_color": {"run": "simclr-plus", "space": "representation"},
+    "trained.rotation+color.sie.r2_color": {"run": "sie-both", "space": "representation"},
+    "trained.rotation.sen.mrr": {
+        "run": "sen-rotation", "target": None, "probe": None, "variant": "library=test",
+        "metric": "mrr_without_identity"},
+    "masking.p090.contexts.color.r2_color.c2": {"run": "mask-090", "environment": "color", "context_length": 2},
+    "masking.p000.accuracy.foreign": {
+        "run": "mask-000", "target": None, "probe": None, "objects": "all", "variant": "anchor=foreign",
+        "metric": "partner_accuracy"},
+    "auxiliary.without.contexts.color.r2_color.c2": {
+        "run": "without-auxiliary", "environment": "color", "context_length": 2},
+    "single.none.r2_rotation.c6": {
+        "run": "single", "environment": "none", "context_length": 6, "metric": "r2_rotation_per_component"},
+}  # fmt: skip
+#: The same of rates, which are percent in the rows.
+SUMMARIZED_RATES = {
+    "top1.contextssl": {"run": "contextssl", "space": "representation"},
+    "trained.color.sen.top1": {"run": "sen-color", "space": "representation"},
+    "auxiliary.with.top1": {"run": "mask-090", "space": "representation"},
+    "labels.contextssl.color.c6": {
+        "run": "labels-contextssl", "context_length": 6, "variant": "label_corruption=color"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SUMMARIZED | SUMMARIZED_RATES)
+def test_metrics_are_of_the_rows_that_their_names_say(everything, numbers, path):
+    where = {"run": "contextssl", "space": "embedding", "objects": "parametric", "variant": None}
+    if path in SUMMARIZED:
+        where |= {"metric": "r2_color_per_component", "target": "relative", "probe": "paper"} | SUMMARIZED[path]
+    else:
+        where |= {"metric": "top1"} | SUMMARIZED_RATES[path]
+    expected = select(everything.rows, **where)["value"] / (100 if where["metric"] == "top1" else 1)
+    found = numbers
+    for key in path.split("."):
+        found = found[key]
+    assert len(found) == len(make_run(where["run"]).seeds) and found == pytest.approx(expected.to_list())
+
+
+def test_a_drop_is_representation_minus_embedding_with_the_longest_context(everything, numbers):
+    rows = select(everything.rows, objects="parametric", target="relative", probe="paper")
+    rows = select(rows, metric="r2_rotation_per_component")
+    for kind, run, place in (
+        ("baselines", "simclr", {"environment": "none", "context_length": 0}),
+        ("contextual", "simclr-plus", {"environment": "none", "context_length": 6}),
+        ("contextual", "contextssl", {"environment": "rotation", "context_length": 6}),
+    ):
+        before, after = (select(rows, run=run, **at)["value"].to_numpy() for at in ({"space": "representation"}, place))
+        assert numbers["drop"]["r2_rotation"][kind][run] == pytest.approx((before - after).tolist())
+    assert set(numbers["drop"]["top1"]["baselines"]) == {"simclr", "sen"}  # not of what is trained for color
+
+
+def test_every_claim_is_decided_where_its_runs_are_and_named_where_they_are_not(everything, numbers):
+    for claim in CLAIMS.values():
+        assert len(published.holds(claim, numbers)) in (1, 2) and published.evidence(claim, numbers)
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    names = ["contextssl", "simclr"]
+    few = results.Results(select(everything.rows, run=names), everything.runs.loc[names])
+    found = summary.summary(few)
+    assert not {"masking", "labels", "trained"} & set(found)
+    for name in ("masking-closes-the-shortcut", "labels-above-ceiling", "baselines-beat-simclr-color"):
+        with pytest.raises(KeyError, match="results/metrics.json has no"):
+            published.holds(CLAIMS[name], found)
+
+
+# ---- figures and files
+
+
+def grid():
+    generator = np.random.default_rng(0)
+    images, latents = generator.integers(0, 255, (5, 8, 8, 3), np.uint8), generator.normal(size=(5, 6))
+    latents[:, :4] /= np.linalg.norm(latents[:, :4], axis=1, keepdims=True)
+    rows = {name: [("rotation", [1, 2]), ("color", [3, 4])] for name in ("longest", "best possible")}
+    return plotting.neighbor_grid(images, latents, rows, {"rotation": 30.0, "color": 0.1}, ["left", "right"])
+
+
+def curves():
+    fig, ax = plotting.plt.subplots()
+    rows = select(hand(), method="b")
+    plotting.curve(ax, rows, "ours", "C0")
+    plotting.published_points(ax, select(PRINTED, method="b"), "published", "C0")
+    plotting.floor_line(ax, 0.01)
+    ax.legend()
+    return fig
+
+
+@pytest.mark.parametrize("draw", [grid, curves])
+def test_figures_are_the_same_bytes_twice(draw, tmp_path):
+    plotting.style()
+    for name in "ab":
+        fig = draw()
+        plotting.save(fig, tmp_path / name)
+        plotting.plt.close(fig)
+    for suffix in ("png", "svg"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_a_curve_is_mean_and_deviation_with_published_points_at_its_own_lengths():
+    fig = curves()
+    ours, printed, _ = fig.axes[0].lines
+    assert ours.get_ydata().tolist() == pytest.approx([0.2, 0.4]) and ours.get_xdata().tolist() == [0, 1]
+    band = fig.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((0.2, 0.4 + 0.02**0.5))
+    assert printed.get_ydata().tolist() == [0.25]  # not that of length 30
+    fig.canvas.draw()
+    assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["0", "2"]
+    plotting.plt.close(fig)
+
+
+def test_a_table_is_written_as_it_is_shown(tmp_path):
+    frame = pd.DataFrame({"method": ["a", "b"], "R²": ["0.200 ± 0.100", None], "share": [0.25, float("nan")]})
+    results.show(frame, tmp_path / "new" / "table", "A title", ["A note."])
+    text = (tmp_path / "new" / "table.md").read_text(encoding="utf-8")
+    assert text.startswith("# A title\n\n| method") and text.endswith("\n\n- A note.\n")
+    assert "| a        | 0.200 ± 0.100 |   0.250 |" in text
+    again = pd.read_csv(tmp_path / "new" / "table.csv")
+    pd.testing.assert_frame_equal(again, frame, check_dtype=False)
+
+
+def test_pose_and_hue_errors():
+    quarter = np.array([0, 0, np.sin(np.pi / 4), np.cos(np.pi / 4)])
+    assert plotting.pose_error(quarter, np.array([0, 0, 0, -1.0])) == pytest.approx(90)
+    assert plotting.hue_error(np.array([0.95, 0.5]), np.array([0.05, 0.5])) == pytest.approx(0.05)
+    latents = np.array([[0, 0, 0, 1, 0.95, 0.5], [*quarter, 0.05, 0.5]])
+    errors = plotting.target_errors(np.stack([latents, latents[::-1]]))
+    assert errors["rotation"] == pytest.approx(np.array([[90, 0]] * 2), abs=1e-4)
+    assert errors["color"] == pytest.approx(np.array([[0.05, 0]] * 2))
+
+
+def test_a_neighbor_is_marked_by_what_is_asked():
+    """View 2 has the pose of the target and another color: right about rotation, wrong about color."""
+    target = np.array([0, 0, 1, 0, 0.1, 0.2])
+    latents = np.array([[0, 0, 0, 1, 0.1, 0.2], target, target + [0, 0, 0, 0, 0.3, 0.3]])
+    rows = {group: [(group, [2])] for group in ("rotation", "color")}
+    fig = plotting.neighbor_grid(np.zeros((3, 4, 4, 3), np.uint8), latents, rows, {"rotation": 30.0, "color": 0.1})
+    shown = {text.get_text(): ax for ax in fig.axes for text in ax.texts}
+    styles = {mark: ax.spines["left"].get_linestyle() for mark, ax in shown.items() if mark.startswith(("✓", "✗"))}
+    assert set(styles) == {"✓ 0°", "✗ hue 0.30"}
+    assert styles["✓ 0°"] == "-" != styles["✗ hue 0.30"]
+    plotting.plt.close(fig)
