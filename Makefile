@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 reproduce: environment
 	@echo "== Pinned data out of the clone (dvc pull) and every stage that is not up to date (dvc repro)"
 	dvc pull --quiet data.dvc
-	dvc repro
+	dvc repro || { echo "== Not finished; the same command goes on from here" >&2; exit 1; }
 	@echo "== Done: tables and figures in results/, the book in build/book/index.html"
 
 test: environment

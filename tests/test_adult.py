@@ -4,10 +4,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import tiny
 import torch
 
-from lib.people import adult, fairness
+from lib.evaluation.evaluate import COLUMNS
+from lib.method.methods import build
+from lib.people import adult, fairness, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,3 +153,27 @@ def test_references_know_what_they_may():
     found = fairness.boosting(views, outcomes, slice(0, 1))
     assert found["others"]["gender_accuracy"] == pytest.approx(0.8, abs=0.08)
     assert set(found["others"]) - set(found["all"]) == {"gender_accuracy"}, "with its own column it is told at once"
+
+
+def test_an_evaluation_is_rows_that_stand_beside_the_published(few, tmp_path):
+    """At length 0 both environments have the same numbers; references are rows of the run; tables find them all."""
+    views, _ = adult.views(*few)
+    outcomes = {"income": views.labels.numpy()}
+    run = tiny.run(
+        groups=("gender", "none"), encoder="mlp", context_kinds=("gender", "none"), context_lengths=(0, 6)
+    ).model_copy(update={"study": "adult", "sections": ("adult",), "dataset": "adult"})
+    torch.manual_seed(0)
+    rows = fairness.evaluate_fairness(build(run, views).eval(), views, run, 0, outcomes=outcomes)
+    floors = fairness.constant(views, outcomes)
+    assert tuple(rows.columns) == COLUMNS and (rows["floor"] == rows["metric"].map(floors)).all()
+    of = {key: part.set_index("metric")["value"] for key, part in rows.groupby(["environment", "context_length"])}
+    assert of["equivariant", 0].equals(of["invariant", 0]) and not of["equivariant", 6].equals(of["invariant", 6])
+
+    references = fairness.reference_rows(run, {"constant": {"all": floors}})
+    rows = tables.save(pd.concat([rows, references]), run, tmp_path)
+    paper = pd.DataFrame([{"environment": "equivariant", "context_length": 0, "metric": "income_auc", "value": 0.9}])
+    shown = tables.table(rows, paper, {"income_auc": "income AUC", "gender_flipped": "flipped"})
+    assert shown["source"].tolist() == ["ours", "published", "ours", "ours", "ours", "a constant (majority)"]
+    assert shown["income AUC"].tolist()[1::4] == ["0.900", "0.500"] and shown["flipped"].tolist()[1::4] == ["", "0.500"]
+    verdict = tables.verdicts(rows, [("invariant", "gender fades", "gender_flipped", "<", 1.0)], stand_in=False)
+    assert verdict["verdict"].tolist() == ["agrees in the only seed: holds in 1 of 1 seeds"]

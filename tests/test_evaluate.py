@@ -83,7 +83,7 @@ def relation():
 def test_probes_read_what_is_there_and_nothing_from_noise(relation):
     tables, splits, _ = relation
     spec = settings(
-        probe_widths=(64,), probe_epochs=60, probe_linear_epochs=200, probe_batch=100, probe_learning_rate=1e-2,
+        probe_widths=(32,), probe_epochs=30, probe_linear_epochs=100, probe_batch=100, probe_learning_rate=2e-2,
         ridge_penalties=(1e-3, 0.1, 10.0),
     )  # fmt: skip
     predictions = probes.predict_latents(tables, *splits, GROUPS, spec, 0)

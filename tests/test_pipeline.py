@@ -142,15 +142,15 @@ def test_photographs_have_results_of_their_own(clone):
             for k in range(count):
                 pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / split / kind / f"{k:04}.png")
-    before = digest(clone / "results")
+    own = lambda files: {name: of for name, of in files.items() if not name.startswith("cifar10-jpeg/")}  # noqa: E731
+    before = own(digest(clone / "results"))
     call(clone, sys.executable, "-m", "lib", "photographs", str(folder))
     made = sorted((clone / "results/cifar10-jpeg").rglob("table-*.md"))
     assert [path.stem for path in made] == [f"table-{n:02}" for n in (2, 12, 13, 14, 15, 16)]
     assert all("CIFAR-10 (JPEG-recompressed)" in path.read_text(encoding="utf-8") for path in made)
     assert "python -m lib photographs" in (clone / "results/cifar10-jpeg/run.md").read_text(encoding="utf-8")
     # The pipeline's own results are as they were.
-    after = digest(clone / "results")
-    assert {name: after[name] for name in before} == before and stale(clone) == set()
+    assert own(digest(clone / "results")) == before and stale(clone) == set()
 
 
 def test_changed_data_file_is_noticed(clone):

@@ -91,6 +91,11 @@ def everything(folder):
     return results.read(folder=folder)
 
 
+@pytest.fixture(scope="module")
+def numbers(everything):
+    return summary.summary(everything)
+
+
 def test_a_section_has_its_runs_and_methods_come_in_their_order(folder):
     found = results.read("main", folder=folder)
     order = ["simclr", "simclr-plus-c0", "simclr-plus", "sie-both", "sen-rotation", "sen-color", "contextssl"]
@@ -150,6 +155,8 @@ def test_means_over_seeds():
     assert printed["n"].to_list() == [0, 0, 0] and printed["std"].to_list()[0] == 0.001
     with pytest.raises(ValueError, match="2 numbers stand for one seed of one row; .* tell apart by, context_length."):
         results.over_seeds(hand(), ["method"])
+    with pytest.raises(ValueError, match="tell apart by, nothing: the rows are there twice."):
+        results.over_seeds(pd.concat([hand(), hand()]), ["method", "context_length"])
 
 
 def test_a_table_by_hand():
@@ -175,6 +182,25 @@ def test_a_table_has_its_lines_column_by_column_in_the_order_of_first_appearance
     rows = rows.assign(value=1.0, metric="mrr", seed=0, column="x")
     found = results.table(rows, ["name", "whose"], "column", floor=False)
     assert found["name"].to_list() == ["z", "z", "a", "a", "m"]
+
+
+def test_the_family_is_read_where_the_paper_reads_it(everything):
+    ours = results.headline(select(everything.of("main").rows, target="individual", probe="paper", metric="r2_color"))
+    printed = select(published.load(), artefact="table-18", metric="r2_color")
+    found = results.family_table(ours, printed).set_index(["method", "environment", "read from", "whose"])
+    places = dict.fromkeys(key[:3] for key in found.index)
+    assert list(places) == [
+        ("SimCLR", "any", "representation"), ("SimCLR+ (c = 0)", "any", "representation"),
+        ("SimCLR+ (c = 0)", "any", "embedding"), ("SimCLR+", "any", "representation"), ("SimCLR+", "any", "embedding"),
+        ("ContextSSL", "rotation", "embedding"), ("ContextSSL", "color", "embedding"),
+        ("ContextSSL", "none", "embedding"),
+    ]  # fmt: skip
+    # What knows no context has no length, published or not; a printed baseline is a representation.
+    assert (found.loc["SimCLR+ (c = 0)", ["any"]] != "").all(axis=None)
+    assert found.loc[("SimCLR+", "any", "representation", "published, pooled"), "any"] == "0.267"
+    assert ("SimCLR+", "any", "embedding", "published, pooled") not in found.index
+    alone = results.family_table(select(ours, run="contextssl"), printed)
+    assert set(alone["method"]) == {"ContextSSL"}
 
 
 def test_text_curves_and_nested_lists():
@@ -371,12 +397,13 @@ def test_nothing_stands_beside_what_we_do_not_have(everything):
     assert all(np.isnan(row["mean"]) and np.isnan(row["n"]) for row in found)
 
 
-def test_the_first_run_of_a_kind_stands_for_it(everything):
+def test_the_first_run_of_a_kind_stands_for_it(everything, numbers):
     again = everything.runs.rename(index={"sen-rotation": "sen-again"}).loc[["sen-again"]]
-    rows = select(everything.rows, run="sen-rotation").assign(run="sen-again")
+    rows = select(everything.rows, run="sen-rotation").assign(run="sen-again", value=-1.0)
     twice = results.Results(pd.concat([everything.rows, rows]), pd.concat([everything.runs, again]))
     cell = {"artefact": "table-5", "method": "sen", "trained_group": "rotation", "target": "individual"}
     assert beside(twice, cell)[0].equals(beside(everything, cell)[0])
+    assert "sen-again" not in twice.of("main").one_each().runs.index and summary.summary(twice) == numbers
 
 
 def test_notes_on_published_numbers_say_where_they_stand():
@@ -388,6 +415,9 @@ def test_notes_on_published_numbers_say_where_they_stand():
     assert published.remarks(frame, "table-x", skip=["obvious"]) == [
         "On the published numbers, SimCLR, ContextSSL (color) at length 2: odd.",
         "On the published numbers, ContextSSL (color) at length 2: swapped.",
+    ]
+    assert published.remarks(frame.assign(variant="p"), "table-x", ["odd", "swapped"], by=("variant",)) == [
+        "On the published numbers, ContextSSL (p) at length 2: obvious."
     ]
 
 
@@ -529,11 +559,6 @@ def test_claim_about_a_missing_number_names_it():
 
 
 # ---- results/metrics.json
-
-
-@pytest.fixture(scope="module")
-def numbers(everything):
-    return summary.summary(everything)
 
 
 #: A path in results/metrics.json -> the rows that stand there.

@@ -60,8 +60,9 @@ def make(folder, parameters=PARAMETERS, work=WORK):
     cells = [v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), v4.new_code_cell(work)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02}"
-    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": {
-        "name": "python3", "display_name": "Python 3", "language": "python"}}), folder / "notebooks/tiny.ipynb")  # fmt: skip
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, folder / "notebooks/tiny.ipynb")
 
 
 def start(folder, *arguments):

@@ -26,21 +26,21 @@ and a crop cuts away, so two views determine their action but an action alone do
 
 from __future__ import annotations
 
+import io
 import math
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from kornia import enhance
 from kornia.filters import gaussian_blur2d
+from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10, ImageFolder
-from torchvision.datasets.folder import default_loader
+from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
 from lib.data.arrays import SPLITS
@@ -52,6 +52,7 @@ LATENTS = {
     "blur": ("variance",),
     "color": ("log brightness", "log contrast", "log saturation", "hue turn"),
 }
+SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def crop(images: Tensor, box: Tensor) -> Tensor:
@@ -260,52 +261,57 @@ def _cifar10(spec, generator: np.random.Generator) -> Sources:
 
 
 def _image_folder(spec, generator: np.random.Generator) -> Sources:
-    """Of a folder, or of an archive, which is unpacked while it is read."""
-    root = Path(spec.root)
-    wanted = "augment.root must be a folder or a .tar, .tar.gz, .tar.xz with <split>/<class>/<name>.jpg or .png"
-    with TemporaryDirectory() as unpacked:
-        if root.is_file():
-            try:
-                with tarfile.open(root) as archive:
-                    archive.extractall(unpacked, filter="data")
-            except (tarfile.TarError, EOFError, OSError) as error:
-                why = str(error).splitlines()[0].rstrip(":")
-                raise ValueError(f"{root} cannot be read as an archive ({why}); get it again; {wanted}.") from error
-        elif not root.is_dir():
-            raise FileNotFoundError(f'"{root}" does not exist; {wanted}.')
-        return _read_folder(root if root.is_dir() else Path(unpacked), wanted, spec, generator)
-
-
-def _read_folder(folder: Path, wanted: str, spec, generator: np.random.Generator) -> Sources:
-    splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if unknown := set(splits) - set(SPLITS):
-        raise ValueError(f"{spec.root} has the split {sorted(unknown)[0]}; the splits are {', '.join(SPLITS)}.")
-    if missing := {"train", "test"} - set(splits):
-        raise FileNotFoundError(f"{spec.root} has no images in {min(missing)}/<class>/; {wanted}, train and test.")
-    try:
-        parts = [ImageFolder(folder / split) for split in splits]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{spec.root} lacks images ({' '.join(str(error).split())}); {wanted}.") from error
-    if len({tuple(part.classes) for part in parts}) > 1:
-        raise ValueError(f"{spec.root} has other classes in one split than in another; give each the same.")
-    files, label = zip(*(sample for part in parts for sample in part.samples))
-    names = np.array([Path(file).relative_to(folder).as_posix() for file in files])
+    files = _files(Path(spec.root))
+    names = sorted(files)
+    split, of = (np.array(part) for part in zip(*(name.split("/")[:2] for name in names)))
+    classes, label = np.unique(of, return_inverse=True)
 
     def read(chosen: np.ndarray) -> np.ndarray:
-        images: list[np.ndarray] = []
+        images = []
         for at in chosen:
             try:
-                images.append(np.asarray(default_loader(files[at])))
+                with Image.open(io.BytesIO(files[names[at]]())) as image:
+                    images.append(np.asarray(image.convert("RGB")))
             except (OSError, SyntaxError) as error:  # a broken PNG raises the latter
-                cure = f"cannot be read as an image ({error}); get it again"
-                raise ValueError(f"{names[at]} in {spec.root} {cure}.") from error
-            height, width, first = *images[-1].shape[:2], len(images[0])
-            if height != first or width != first:
+                raise ValueError(
+                    f"{names[at]} in {spec.root} cannot be read as an image ({error}); get it again."
+                ) from error
+            if images[-1].shape != images[0].shape or images[-1].shape[0] != images[-1].shape[1]:
+                (height, width), (first, _) = images[-1].shape[:2], images[0].shape[:2]
                 raise ValueError(
                     f"{names[at]} in {spec.root} is {height} x {width} px, but square images of one size, here "
                     f"{first} x {first}, are expected; resize it."
                 )
         return np.stack(images)
 
-    of_split = np.repeat(splits, [len(part) for part in parts])
-    return _photos(read, np.array(label, np.int64), parts[0].classes, of_split, names, spec, generator)
+    return _photos(read, label.astype(np.int64), classes.tolist(), split, np.array(names), spec, generator)
+
+
+def _files(root: Path) -> dict[str, Callable[[], bytes]]:
+    """<split>/<class>/<name> -> its bytes, for the images of a folder or an archive.
+
+    An archive is read where it is: unpacking 60,000 small files, as torchvision's ImageFolder needs them, takes longer
+    than all of the reading.
+    """
+    wanted = "augment.root must be a folder or a .tar, .tar.gz, .tar.xz with <split>/<class>/<name>.jpg or .png"
+    if root.is_dir():
+        found = {path.relative_to(root).as_posix(): path.read_bytes for path in root.glob("*/*/*")}
+    elif root.is_file():
+        try:
+            with tarfile.open(root) as archive:
+                members = [member for member in archive if member.isfile()]
+                content = {str(Path(member.name)): archive.extractfile(member).read() for member in members}
+        except (tarfile.TarError, EOFError, OSError) as error:
+            why = str(error).splitlines()[0].rstrip(":")
+            raise ValueError(f"{root} cannot be read as an archive ({why}); get it again; {wanted}.") from error
+        found = {name: (lambda data=data: data) for name, data in content.items()}
+    else:
+        raise FileNotFoundError(f'"{root}" does not exist; {wanted}.')
+    images = {name: read for name, read in found.items() if Path(name).suffix.lower() in SUFFIXES}
+    images = {name: read for name, read in images.items() if name.count("/") == 2}
+    splits = {name.split("/")[0] for name in images}
+    if missing := {"train", "test"} - splits:
+        raise FileNotFoundError(f"{root} has no images in {min(missing)}/<class>/; {wanted}, train and test.")
+    if unknown := splits - set(SPLITS):
+        raise ValueError(f"{root} has the split {min(unknown)}; the splits are {', '.join(SPLITS)}.")
+    return images

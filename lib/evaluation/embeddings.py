@@ -35,14 +35,14 @@ def sample_rows(views, split: str, limit: int, generator: torch.Generator) -> Te
 
 
 @torch.no_grad()
-def encode(model: nn.Module, views, rows: Tensor, device: torch.device, batch: int = 512) -> Tensor:
+def encode(model: nn.Module, views, rows: Tensor, device: torch.device, batch: int = 256) -> Tensor:
     """Encoder features of image rows: (M,) to (M, F)."""
     return torch.cat([model.encoder(views.images[part].to(device)) for part in rows.split(batch)])
 
 
 @torch.no_grad()
 def embed(
-    model: nn.Module, features: Tensor, actions: Tensor | None, cache: ContextCache | None, batch: int = 4096
+    model: nn.Module, features: Tensor, actions: Tensor | None, cache: ContextCache | None, batch: int = 1024
 ) -> Tensor:
     """Normalized embeddings of views, or predictions of them from another view and an action.
 

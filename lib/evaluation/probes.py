@@ -240,8 +240,8 @@ def _classes_of(
 ) -> Tensor:
     """`predict_classes` of one standardized table (1, N, E)."""
     x, v, t = (split.inputs(table)[0] for split in (train, validation, test))
-    # In the directions of the inputs' covariance the curvature is nearly diagonal: units of its inverse root make it
-    # nearly round, and L-BFGS, which needs hundreds of steps otherwise, converges in some dozens.
+    # In the directions of the inputs' covariance the curvature is nearly diagonal. In units of its inverse root it is
+    # nearly the same all around, and L-BFGS, which needs hundreds of steps otherwise, converges in some dozens.
     spectrum, basis = torch.linalg.eigh((x.T @ x).double() / len(x))
     spectrum, basis = spectrum.clamp(min=0).to(x.dtype), basis.to(x.dtype)
     x, v, t = x @ basis, v @ basis, t @ basis
@@ -252,9 +252,7 @@ def _classes_of(
     for penalty in sorted(penalties, reverse=True):
         unit = (spectrum / classes + penalty / len(x)).rsqrt()
         free = torch.cat([weight / unit, bias], 1)
-        optimizer = torch.optim.LBFGS(
-            [free], max_iter=100, tolerance_grad=1e-5, tolerance_change=0, line_search_fn="strong_wolfe"
-        )
+        optimizer = torch.optim.LBFGS([free], max_iter=100, tolerance_grad=1e-4, line_search_fn="strong_wolfe")
 
         def objective(unit=unit, penalty=penalty, free=free) -> Tensor:
             weight, bias = free[:, :-1] * unit, free[:, -1:]

@@ -192,14 +192,14 @@ _PAIR, _CONTEXT = ("model", "pretrain"), ("model", "context", "pretrain")
 
 #: Name, as in params.yaml -> what it is.
 METHODS = {
-    "contextssl": Method(1, _CONTEXT, contextssl_model, contextssl_step),
-    "simclr": Method(1, _PAIR, partial(invariant_model, SimCLR), pair_step),
-    "vicreg": Method(1, (*_PAIR, "baselines"), partial(invariant_model, VICReg), pair_step),
-    "simclr-plus": Method(1, _CONTEXT, plus_model, partial(plus_step, simclr_plus)),
-    "vicreg-plus": Method(1, (*_CONTEXT, "baselines"), plus_model, partial(plus_step, vicreg_plus)),
-    "equimod": Method(1, _PAIR, partial(equivariant_model, EquiMod), pair_step),
-    "sen": Method(1, _PAIR, partial(equivariant_model, SEN), pair_step),
-    "sie": Method(1, (*_PAIR, "baselines"), partial(equivariant_model, SIE), pair_step),
+    "contextssl": Method(2, _CONTEXT, contextssl_model, contextssl_step),
+    "simclr": Method(2, _PAIR, partial(invariant_model, SimCLR), pair_step),
+    "vicreg": Method(2, (*_PAIR, "baselines"), partial(invariant_model, VICReg), pair_step),
+    "simclr-plus": Method(2, _CONTEXT, plus_model, partial(plus_step, simclr_plus)),
+    "vicreg-plus": Method(2, (*_CONTEXT, "baselines"), plus_model, partial(plus_step, vicreg_plus)),
+    "equimod": Method(2, _PAIR, partial(equivariant_model, EquiMod), pair_step),
+    "sen": Method(2, _PAIR, partial(equivariant_model, SEN), pair_step),
+    "sie": Method(2, (*_PAIR, "baselines"), partial(equivariant_model, SIE), pair_step),
 }
 
 

@@ -18,7 +18,10 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class SmallCNN(nn.Sequential):
-    """Strided convolutions, two to a stage; sees some 3,000 images of 32 x 32 a second on two laptop cores.
+    """Overlapping patches of 8 x 8 pixels, then three 3 x 3 convolutions at a quarter and an eighth of the resolution.
+
+    Early strides make it cheap, and in a regression of the latents it reads poses of unseen objects better than twice
+    as many layers that start at half of the resolution.
 
     Args:
         feature_dim: F.
@@ -29,12 +32,12 @@ class SmallCNN(nn.Sequential):
         if image_size % 16:
             raise ValueError(f"data.image_size must be a multiple of 16 for the small CNN; got {image_size}.")
         layers, channels = [], 3
-        for width in (16, 32, 64, 128):
-            for stride in (2, 1):
-                layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-                channels = width
+        for width, kernel, stride, padding in ((32, 8, 4, 2), (32, 3, 1, 1), (64, 3, 2, 1), (64, 3, 1, 1)):
+            convolution = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
         # Flattened, not averaged: pose sits in where things are.
-        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * (image_size // 16) ** 2, feature_dim))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * (image_size // 8) ** 2, feature_dim))
 
 
 class Encoder(nn.Module):

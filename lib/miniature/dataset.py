@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.miniature import objects
 from lib.data.arrays import SPLITS, load_npz, write_dataset
+from lib.miniature import objects
 from lib.miniature.render import latents_from_unit, render
 
 CURE = "`dvc pull` brings the pinned data back"
@@ -135,9 +135,9 @@ def render_miniature(
 ) -> None:
     """Render every view that params ask for: parametric objects first, then the variants of the real meshes.
 
-    `data` has the fields of lib.pipeline.settings.Data. Parametric families and real types form one list of classes, so that a
-    real and a parametric chair share theirs. All variants of a mesh, and all meshes of one Blend Swap scene, are in one
-    split. Raises ValueError if params ask for more than is pinned.
+    `data` has the fields of lib.pipeline.settings.Data. Parametric families and real types form one list of classes, so
+    that a real and a parametric chair share theirs. All variants of a mesh, and all meshes of one Blend Swap scene, are
+    in one split. Raises ValueError if params ask for more than is pinned.
     """
     pinned = Pinned(folder)
     pinned_counts = {

@@ -168,7 +168,7 @@ def probing(run: Run, seconds: float) -> Timed:
 
     def predictions(tables: Tensor) -> Tensor:
         layers = probes.fit_heads(tables, train, validation, spec.probe_widths, [slice(0, 6)], 1, spec, seed=0)[0]
-        return probes.predict(layers, tables, validation)
+        return probes.predict(layers, validation.inputs(tables))
 
     one_by_one = lambda: torch.cat([predictions(table) for table in tables.split(1)])  # noqa: E731
     return compared(lambda: predictions(tables), one_by_one, seconds)
@@ -239,8 +239,9 @@ def ways_table(run: Run, params: Params, views: Views, seconds: float) -> str:
     """What is done in two ways; `run` is of a method with a context."""
     pairs = run.pretrain.contexts_per_step * run.model.block_size // 2
     count, rendered = rendering(params.data, seconds)
+    rate = f"{count / rendered[0]:.0f} images a second"
     rows = [
-        (f"render {count} views: one hierarchy of triangles an object, or one a view", rendered),
+        (f"render {count} views, {rate}: one hierarchy of triangles an object, or one a view", rendered),
         (f"encode the {pairs} pairs of a step: each view once, or each pair anew", encoding(run, views, seconds)),
         ("embed 64 queries: keys and values of the context once, or all for each", embedding(run, views, seconds)),
         (f"an epoch of {cells(run)} probe heads: batched, or one by one", probing(run, seconds)),

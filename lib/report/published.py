@@ -96,7 +96,8 @@ def beside(frame: pd.DataFrame, results: Results, artefacts: pd.DataFrame) -> pd
         empty where nothing of ours stands for a row: no such run or length, or a number from the paper's prose.
     """
     runs, kind = _conditions(results), ["section", "method", "trained_group", "condition"]
-    rows = headline(results.rows[results.rows["probe"].isin(["paper"]) | results.rows["probe"].isna()])
+    # Without references that need no model.
+    rows = headline(select(results.rows, probe=[None, "paper"], space=["representation", "embedding"]))
     ours = over_seeds(pd.concat([rows, changes(rows)], ignore_index=True), CELL)
     # The first run of a kind stands for it.
     asked = _asked(frame, artefacts).merge(runs.drop_duplicates(kind), how="left", on=kind)

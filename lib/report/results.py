@@ -48,8 +48,14 @@ class Results:
     runs: pd.DataFrame
 
     def of(self, section: str) -> "Results":
-        """The runs that a section shows, and their rows; none where there are none."""
-        runs = self.runs[[section in shown for shown in self.runs["sections"]]]
+        """The runs that a section shows; none where there are none."""
+        return self._only(self.runs[[section in shown for shown in self.runs["sections"]]])
+
+    def one_each(self) -> "Results":
+        """The first run of each method, groups that it is trained for and data, which stands for the others."""
+        return self._only(self.runs.drop_duplicates(["method", "trained_group", "dataset"]))
+
+    def _only(self, runs: pd.DataFrame) -> "Results":
         return Results(self.rows[self.rows["run"].isin(runs.index)], runs)
 
 
@@ -152,7 +158,8 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "seed", "std", "floor"])))
     twice = rows[rows.duplicated([*by, "seed"], keep=False)]
     if len(twice):
-        same = twice[(twice[[*by, "seed"]].fillna("") == twice[[*by, "seed"]].fillna("").iloc[0]).all(axis=1)]
+        cells = twice[[*by, "seed"]].astype(object).fillna("")
+        same = twice[(cells == cells.iloc[0]).all(axis=1)]
         differ = [c for c in same.columns if c not in ("value", "std", "floor") and same[c].nunique(dropna=False) > 1]
         raise ValueError(
             f"{len(same)} numbers stand for one seed of one row; select, or tell apart by, "

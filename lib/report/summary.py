@@ -23,7 +23,7 @@ def summary(results: Results) -> dict:
     percent = results.rows["metric"] == "top1"
     rows = results.rows.assign(value=results.rows["value"].mask(percent, results.rows["value"] / 100))
     results = Results(rows, results.runs)
-    main = results.of("main").rows
+    main = results.of("main").one_each().rows
     found = _adaptation(headline(main), "")
     found |= _adaptation(select(main, objects="real"), REAL_MESHES)
     found |= _methods(headline(main))
@@ -35,11 +35,12 @@ def summary(results: Results) -> dict:
         "with" if run.auxiliary_weight > 0 else "without": _ablation(rows)
         for run, rows in _each(results.of("auxiliary"))
     }
-    labels = results.of("labels").rows
+    labels = results.of("labels").one_each().rows
     labels = headline(labels[labels["variant"].str.startswith("label_corruption=", na=False)])
     rule = labels["variant"].str.removeprefix("label_corruption=")
     found["labels"] = nested(labels.assign(rule=rule), ["method", "rule", "context_length"])
-    found["single"] = _relative(select(headline(results.of("single").rows), metric=f"r2_rotation{PER_COMPONENT}"))
+    single = headline(results.of("single").one_each().rows)
+    found["single"] = _relative(select(single, metric=f"r2_rotation{PER_COMPONENT}"))
     return {name: numbers for name, numbers in found.items() if numbers}
 
 
@@ -79,8 +80,7 @@ def _methods(rows: pd.DataFrame) -> dict:
     rows = rows[rows["probe"].isin(["paper"]) | rows["probe"].isna()]
     at = select(rows, space="representation")
     r2, top1 = _per_component(select(at, target="relative")), select(at, metric="top1")
-    mrr = select(rows, variant="library=test", metric="mrr_without_identity")
-    mrr = mrr[mrr["environment"] == mrr["trained_group"]].assign(metric="mrr")
+    mrr = select(rows, variant="library=test", metric="mrr_without_identity").assign(metric="mrr")
     trained = pd.concat([r2, top1, mrr])
     invariant = select(r2, trained_group=None)
     return {
