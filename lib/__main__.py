@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
+    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
+        sys.exit(" ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from what is finished.")

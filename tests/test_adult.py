@@ -145,6 +145,23 @@ def test_read_tells_the_attribute_from_its_proxies():
     assert without["outcome_auc"] > 0.7
 
 
+#: VERSION of the evaluation, and what it reads of the persons made up here.
+PIN = (2, {
+    "gender_accuracy": 0.85, "gender_flipped": 0.5, "gender_standardized": 0.5, "outcome_accuracy": 0.83,
+    "outcome_auc": 0.83, "equalized_odds": 0.514, "equality_of_opportunity": 0.48, "demographic_parity": 0.7,
+})  # fmt: skip
+
+
+def test_the_numbers_of_a_version_never_move():
+    """Rows of an older evaluation must not come out of the store for those of another one."""
+    views, outcomes = made_up()
+    found = {name: round(v, 3) for name, v in fairness.read(views.images.numpy()[:, 1:], views, outcomes).items()}
+    assert found == pytest.approx(PIN[1], abs=0.002), (
+        f"the numbers of fairness moved: raise VERSION and update this pin: PIN = ({fairness.VERSION}, {found})"
+    )
+    assert PIN[0] == fairness.VERSION, "VERSION was raised: update this pin"
+
+
 def test_references_know_what_they_may():
     views, outcomes = made_up()
     constant = fairness.constant(views, outcomes)

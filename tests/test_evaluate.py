@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 
 from lib.data.views import GROUPS, action, quaternion
 from lib.evaluation import embeddings, metrics, probes, retrieval
-from lib.evaluation.evaluate import COLUMNS, evaluate_and_find_neighbors, evaluate_run, neighbors
+from lib.evaluation.evaluate import COLUMNS, VERSION, evaluate_and_find_neighbors, evaluate_run, neighbors
 from lib.evaluation.probes import Split
 from lib.method.masking import pair_causal_mask
 from lib.method.methods import METHODS, build
@@ -430,3 +430,28 @@ def test_neighbors_are_found_under_every_context(evaluated, views):
     assert (list(arrays["kinds"]), list(arrays["lengths"])) == (["rotation", "color"], [0, 2, 6])
     assert arrays["neighbors"].shape == (4, 2, 3, 3) and arrays["images"].shape == (4, 6, 16, 16, 3)
     assert arrays["source"].tolist() == ["parametric"] * 2 + ["real"] * 2
+
+
+#: VERSION of the evaluation, and the mean of each metric over its rows.
+PIN = (2, {
+    "attention_self": 0.198, "attention_uniform_self": 0.196, "attention_uniform_x": 0.402,
+    "attention_uniform_y": 0.402, "attention_x": 0.396, "attention_y": 0.406, "hit_at_1": 0.254,
+    "hit_at_1_identity": 0.5, "hit_at_1_without_identity": 0.205, "hit_at_5": 0.865, "hit_at_5_identity": 0.85,
+    "hit_at_5_without_identity": 0.868, "mrr": 0.477, "mrr_identity": 0.629, "mrr_without_identity": 0.446,
+    "partner_accuracy": 0.493, "partner_info_nce": 1.414, "r2_color": -0.051, "r2_color_per_component": -0.053,
+    "r2_rotation": 0.831, "r2_rotation_per_component": -0.149, "top1": 9.375,
+})  # fmt: skip
+
+
+def test_the_numbers_of_a_version_never_move():
+    """Rows of an older evaluation must not come out of the store for those of another one."""
+    run = tiny.run(probes=ALL_PROBES, label_weight=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(run, tiny.views()).eval()
+    rows = evaluate_run(model, tiny.views(), run, 0)
+    found = rows.groupby("metric")["value"].mean().round(3).to_dict()
+    assert found == pytest.approx(PIN[1], abs=0.01), (
+        f"the numbers of the evaluation moved: raise VERSION and update this pin: PIN = ({VERSION}, {found})"
+    )
+    assert PIN[0] == VERSION, "VERSION was raised: update this pin"

@@ -163,5 +163,5 @@ def test_wrong_params_stop_everything_before_it_starts(folder):
     (folder / "params.yaml").write_text(text.replace("mask_probability: 0.5", "mask_probability: 1.5"))
     failed = execute(folder, "tiny", "study=main")
     assert failed.returncode == 1
-    assert "context.mask_probability is 1.5; it must be at least 0 and at most 1." in failed.stderr
+    assert "context.mask_probability is 1.5; it must be less than or equal to 1." in failed.stderr
     assert not (folder / "build").exists()

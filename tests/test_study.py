@@ -116,6 +116,19 @@ def test_store_lies_in_the_cache_that_a_queue_shares(workspace):
     assert store.folder() == Path("/shared/cache/contextssl")
 
 
+def test_entry_that_lost_bytes_is_made_anew(workspace):
+    store.add("trainings", "x", {}, lambda folder: (folder / "rows.csv").write_text("whole"))
+    entry = store.find("trainings", "x")
+    (entry / "rows.csv").write_text("who")
+    assert store.find("trainings", "x") is None and not entry.exists()
+
+
+def test_views_are_handed_over_once():
+    """All tasks of a study share one memory map of the images."""
+    views = tiny.views()
+    assert views.__getstate__()["images"] is views.__getstate__()["images"]
+
+
 def test_failed_entry_leaves_nothing(workspace):
     def write(folder):
         (folder / "half").write_text("half")

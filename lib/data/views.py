@@ -80,8 +80,11 @@ class Views:
     action: Callable[[Tensor, Tensor], Tensor] = action  # from targets (..., A) to targets (..., A)
 
     def __getstate__(self) -> dict:
-        # As arrays: joblib hands those to other processes as memory maps, where it would copy tensors.
-        return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
+        # As arrays, always the same: joblib hands those to other processes as memory maps, one for all tasks.
+        if "_state" not in self.__dict__:
+            state = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
+            self.__dict__["_state"] = state
+        return self.__dict__["_state"]
 
     def __setstate__(self, state: dict) -> None:
         tensors = ("images", "targets", "latents", "labels")

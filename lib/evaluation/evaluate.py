@@ -26,7 +26,7 @@ COLUMNS = (
     "variant", "metric", "value", "floor",
 )  # fmt: skip
 #: Raise it whenever the same checkpoint and settings give other numbers: finished evaluations are kept under it.
-VERSION = 1
+VERSION = 2
 
 Place = tuple[str, int]  # environment and context length of an embedding
 
@@ -168,15 +168,16 @@ def evaluate_run(
     tables = torch.stack(tables) if probed_embedding else None
 
     # 4. Probes: all cells at once.
-    representation = F.normalize(features[: len(probed)], dim=-1)[None]
-    for space, table, at, wanted in (
-        ("representation", representation, [[(None, None)]], settings.representation_tasks),
-        ("embedding", tables, places, settings.embedding_tasks),
+    # Classes are read from the encoder's features as they are, latents from normalized ones.
+    plain = features[: len(probed)][None]
+    for space, table, table_of_classes, at, wanted in (
+        ("representation", F.normalize(plain, dim=-1), plain, [[(None, None)]], settings.representation_tasks),
+        ("embedding", tables, tables, places, settings.embedding_tasks),
     ):
         for task in wanted:
             splits = tasks[task].values()
             if task == "classes":
-                predicted = {None: probes.predict_classes(table, *splits, len(views.classes), settings)}
+                predicted = {None: probes.predict_classes(table_of_classes, *splits, len(views.classes), settings)}
             else:
                 predicted = probes.predict_latents(table, *splits, views.groups, settings, settings.sample_seed)
             for probe, of_cells in predicted.items():

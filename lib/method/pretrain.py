@@ -3,8 +3,10 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -42,13 +44,15 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         step_module.parameters(), spec.learning_rate, weight_decay=spec.weight_decay, fused=run.precision != "16-mixed"
     )
+    # OneCycleLR divides by the steps of the way up less one.
+    warmup = spec.warmup_fraction if spec.steps * spec.warmup_fraction != 1 else 1.5 / spec.steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, spec.learning_rate, total_steps=spec.steps, pct_start=spec.warmup_fraction
+        optimizer, spec.learning_rate, total_steps=spec.steps, pct_start=warmup
     )
     module, optimizer = fabric.setup(step_module, optimizer)
     state = {"step": 0, "history": [], "running": []}
-    if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if checkpoint is not None and (saved := _read_checkpoint(checkpoint)):
+        state = saved
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -85,11 +89,20 @@ def pretrain(
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
                 "step": step + 1, "history": history, "running": running,
             }  # fmt: skip
-            torch.save(state, checkpoint.with_suffix(".part"))
-            os.replace(checkpoint.with_suffix(".part"), checkpoint)
+            part = checkpoint.with_suffix(f".{os.getpid()}.part")  # another process may train the same
+            torch.save(state, part)
+            os.replace(part, checkpoint)
         if report is not None:
             report(step + 1)
     return model.cpu().eval(), history
+
+
+def _read_checkpoint(path: Path) -> dict | None:
+    """What was trained so far; None if there is nothing, or nothing that can be read: then it starts anew."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, EOFError, RuntimeError, UnpicklingError):
+        return None
 
 
 def _initialized(run, seed: int, views: Views) -> nn.Module:
@@ -128,4 +141,6 @@ def load_model(path: Path | str, run, views: Views) -> nn.Module:
         raise ValueError(
             f"{path} was trained with other model params than those of params.yaml; run `dvc repro`."
         ) from error
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}), it may be cut; delete it and run `dvc repro`.") from error
     return model.eval()

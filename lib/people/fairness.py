@@ -149,10 +149,10 @@ def evaluate_fairness(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def dependencies(outcomes: Mapping[str, np.ndarray]) -> dict:
+def dependencies(outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict:
     """What `evaluate_fairness` depends on beside model, views and run; for `lib.pipeline.study.evaluate`."""
     digests = {name: sha256(np.asarray(classes, np.int64).tobytes()).hexdigest() for name, classes in outcomes.items()}
-    return {"evaluation": "fairness", "version": VERSION, "outcomes": digests}
+    return {"evaluation": "fairness", "version": VERSION, "outcomes": digests, "split": test}
 
 
 def constant(views, outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict[str, float]:

@@ -77,7 +77,9 @@ def train(run: Run, steps: int, views: Views, threads: int) -> tuple[float, list
     torch.set_num_threads(threads)
     fabric, times = Fabric(accelerator="cpu", devices=1, precision=run.precision), []
     fabric.launch()
-    short = run.model_copy(update={"pretrain": run.pretrain.model_copy(update={"steps": WARM_UP + steps})})
+    # So few steps need a longer share for the learning rate to rise.
+    changes = {"steps": WARM_UP + steps, "warmup_fraction": 0.5}
+    short = run.model_copy(update={"pretrain": run.pretrain.model_copy(update=changes)})
     _, history = pretrain(short, 0, views, fabric=fabric, report=lambda done: times.append(perf_counter()))
     torch.set_num_threads(1)
     return steps / (times[-1] - times[WARM_UP - 1]), history

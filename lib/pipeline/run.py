@@ -210,10 +210,18 @@ def run(arguments: list[str]) -> Path:
     return executed
 
 
+_interrupted = False
+
+
 def _interrupt_kernel(*_: object) -> None:
     """Ctrl-C reaches the notebook, whose cell then fails like any other: one way to end, and one sentence."""
-    for child in psutil.Process().children():
+    global _interrupted
+    first, _interrupted = not _interrupted, True
+    children = psutil.Process().children()
+    for child in children if first else ():
         child.send_signal(signal.SIGINT)
+    if not children:
+        raise KeyboardInterrupt
 
 
 def main(arguments: list[str]) -> None:
@@ -222,10 +230,12 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, _interrupt_kernel)
     try:
         executed = run(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"{title} did not run to its end: {error}")
-    except papermill.PapermillExecutionError as error:
-        if error.ename == "KeyboardInterrupt":
+    except BaseException as error:
+        if _interrupted:
             sys.exit(f"{title} was interrupted; the same command goes on where it stopped.")
-        sys.exit(f"{title} failed.\n{error.ename}: {' '.join(error.evalue.split())}")
+        if isinstance(error, papermill.PapermillExecutionError):
+            sys.exit(f"{title} failed.\n{error.ename}: {' '.join(error.evalue.split())}")
+        if isinstance(error, (ValueError, FileNotFoundError)):
+            sys.exit(f"{title} did not run to its end: {error}")
+        raise
     print(f"{title} is done: {executed}")

@@ -1,9 +1,9 @@
 """The settings of the compendium: a strict schema of params.yaml, its loader, and what a run is.
 
-Each section of the file is one frozen model below; a field's annotation is its whole rule (type, range, choices).
-Anything else in the file (an unknown key, a missing key, a value of another type or out of range) is a ValueError of
-one sentence that names the dotted key, what was found and what to write instead. What each setting means, its unit
-and its source in the paper stand beside it in the profiles.
+Each section of the file is one frozen model below, and a field's annotation is its whole rule: type, range, choices.
+What no single field can say stands in `_rules`. Anything that does not hold is a ValueError of one sentence: the dotted
+key, what was found and what to write instead. What each setting means, its unit and its source in the paper stand
+beside it in the profiles.
 
 A run is resolved in this order, the last one counting: the sections, the base's base, the base, the run.
 
@@ -13,35 +13,22 @@ A run is resolved in this order, the last one counting: the sections, the base's
 """
 
 import difflib
+import functools
 import json
 import math
-import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 PROFILES = ("ci", "laptop", "paper")
-PLAN = Path("build/plan")
-
-Flag = Annotated[bool, Field(strict=True)]
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1)]
-Natural = Annotated[Whole, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-
-Method = Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
-Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
-Task = Literal["individual", "relative", "classes"]
-Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "adult", "mimic"]
 #: Dataset -> the folder of build/data that holds it (or the study with stages of its own), the groups of its actions.
 DATASETS = {
     "3diebench-mini": ("3diebench", ("rotation", "color")),
@@ -59,39 +46,70 @@ EQUIVARIANT = ("equimod", "sen", "sie")
 CONTEXTUAL = ("contextssl", "simclr-plus", "vicreg-plus")
 
 
+def _must(holds: Callable[[Any], bool], sentence: str) -> AfterValidator:
+    """A rule of a whole value, and how the sentence on what breaks it goes on after its key and value."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(sentence)
+        return value
+
+    return AfterValidator(check)
+
+
+Flag = Annotated[bool, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
+Natural = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+NotEmpty = Field(min_length=1)
+Even = Field(multiple_of=2)
+Once = _must(lambda many: len(set(many)) == len(many), "name each one once")
+Rising = _must(lambda many: many[:1] == (0,) and list(many) == sorted(set(many)), "it must start with 0 and rise")
+SumsToOne = _must(lambda split: math.isclose(sum(dict(split).values()), 1), "its shares must sum to 1")
+_AUTO = "it must be auto or a whole number from 1 upward"
+Jobs = Annotated[Any, _must(lambda jobs: jobs == "auto" or (type(jobs) is int and jobs >= 1), _AUTO)]
+
+Method = Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
+Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
+Task = Literal["individual", "relative", "classes"]
+Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "adult", "mimic"]
+
+
 class Section(BaseModel):
     """What every part of the file is: fixed once read, and with no key beside its fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
-
-def _jobs(value: Any) -> int | str:
-    if value != "auto" and (type(value) is not int or value < 1):
-        raise ValueError("it must be auto or a whole number from 1 upward")
-    return value
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, mapping: Any) -> Any:
+        """First of all: a misspelled key is unknown and its field missing, and the former is the mistake."""
+        for name in mapping if isinstance(mapping, Mapping) else ():
+            if name not in cls.model_fields:
+                raise PydanticCustomError("unknown_key", "unknown key", {"name": name, "known": [*cls.model_fields]})
+        return mapping
 
 
 class Device(Section):
-    """Where training runs (Lightning Fabric), and how many tasks of one thread at a time."""
-
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     devices: Count
     strategy: Literal["auto", "ddp_notebook"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    jobs: Annotated[int | str, PlainValidator(_jobs)]
+    jobs: Jobs
 
 
 class Split(Section):
-    """Shares of the objects; they sum to 1."""
-
     train: Positive
     validation: Positive
     test: Positive
 
 
 class Data(Section):
-    """The views: the rendered miniature or the real 3DIEBench (appendix B.1)."""
-
     name: Literal["3diebench-mini", "3diebench"]
     root: str
     image_size: Annotated[Whole, Field(ge=8)]
@@ -108,12 +126,10 @@ class Data(Section):
     field_of_view: Annotated[Number, Field(gt=0, lt=math.pi)]
     floor_saturation: Share
     light_saturation: Share
-    split: Split
+    split: Annotated[Split, SumsToOne]
 
 
 class Model(Section):
-    """Encoder, context transformer and heads (section 3.2, appendix B.5)."""
-
     encoder: Literal["small-cnn", "resnet18", "mlp"]
     pretrained: Flag
     feature_dim: Count
@@ -121,7 +137,7 @@ class Model(Section):
     layers: Count
     heads: Count
     output_dim: Count
-    block_size: Annotated[Whole, Field(ge=2)]
+    block_size: Annotated[Count, Even]
     action_read_in: Literal["balanced", "paper"]
     auxiliary_hidden: Count
     projector_dim: Count
@@ -129,8 +145,6 @@ class Model(Section):
 
 
 class Context(Section):
-    """What a context is made of and what is hidden in it; the released code's readings are switches (section 3.2)."""
-
     mask_probability: Share
     mask_probability_end: Share
     mask_unit: Literal["token", "pair"]
@@ -142,8 +156,6 @@ class Context(Section):
 
 
 class Pretrain(Section):
-    """Losses and optimization of one run (section 3.2, appendix B.5)."""
-
     steps: Count
     objects_per_step: Count
     views_per_object: Annotated[Whole, Field(ge=2)]
@@ -161,8 +173,6 @@ class Pretrain(Section):
 
 
 class Baselines(Section):
-    """Weights of the losses of VICReg, VICReg+ and SIE (appendix B.5)."""
-
     invariance_weight: NotNegative
     variance_weight: NotNegative
     covariance_weight: NotNegative
@@ -170,19 +180,17 @@ class Baselines(Section):
 
 
 class Evaluate(Section):
-    """What is read of a run, by which probes and under which contexts (section 4)."""
-
-    representation_tasks: tuple[Task, ...]
-    embedding_tasks: tuple[Task, ...]
-    context_kinds: tuple[Group, ...]
-    context_lengths: tuple[Natural, ...]
+    representation_tasks: Annotated[tuple[Task, ...], Once]
+    embedding_tasks: Annotated[tuple[Task, ...], Once]
+    context_kinds: Annotated[tuple[Group, ...], Once, NotEmpty]
+    context_lengths: Annotated[tuple[Annotated[Natural, Even], ...], Rising]
     context_source: Literal["train", "test"]
     context_seed: Natural
     train_images: Count
     validation_images: Count
     test_images: Count
     retrieval_objects: Natural
-    probes: tuple[Literal["paper", "linear", "ridge", "strong"], ...]
+    probes: Annotated[tuple[Literal["paper", "linear", "ridge", "strong"], ...], Once, NotEmpty]
     probe_widths: tuple[Count, ...]
     probe_epochs: Count
     probe_linear_epochs: Count
@@ -193,8 +201,6 @@ class Evaluate(Section):
 
 
 class Augment(Section):
-    """Source images and ranges of hand-crafted augmentations (section 4.4, appendix B.3); see lib/data/augment.py."""
-
     name: Literal["augmented-mini", "cifar10", "cifar10-jpeg"]
     root: str
     images: Annotated[Whole, Field(ge=30)]
@@ -211,13 +217,11 @@ class Augment(Section):
     @property
     def title(self) -> str:
         """What titles call the images."""
-        titles = {"augmented-mini": "augmented renders of the miniature, not CIFAR-10", "cifar10": "CIFAR-10"}
-        return titles.get(self.name, "CIFAR-10 (JPEG-recompressed)")
+        mini, photographs = "augmented renders of the miniature, not CIFAR-10", "CIFAR-10 (JPEG-recompressed)"
+        return {"augmented-mini": mini, "cifar10": "CIFAR-10", "cifar10-jpeg": photographs}[self.name]
 
 
 class Cifar(Section):
-    """What differs where hand-crafted augmentations are run on photographs; see lib/pipeline/photographs.py."""
-
     images: Annotated[Whole, Field(ge=30)]
     seeds: tuple[Natural, ...]
     contextssl_steps: Count
@@ -228,8 +232,6 @@ class Cifar(Section):
 
 
 class Mimic(Section):
-    """Hospital records: the folder of the real MIMIC-III, or the size of the synthetic set; see lib/people/mimic.py."""
-
     root: str
     patients: Annotated[Whole, Field(ge=200)]
     seed: Natural
@@ -240,11 +242,11 @@ class Run(Section):
 
     name: str
     method: Method
-    groups: tuple[Group, ...]
-    seeds: tuple[Natural, ...]
+    groups: Annotated[tuple[Group, ...], Once]
+    seeds: Annotated[tuple[Natural, ...], Once, NotEmpty]
     dataset: Literal[tuple(DATASETS)]
     study: str
-    sections: tuple[Shown, ...]
+    sections: Annotated[tuple[Shown, ...], Once]
     model: Model
     context: Context
     pretrain: Pretrain
@@ -278,16 +280,15 @@ Changes = create_model(
     "Changes",
     __base__=Section,
     base=(str, ""),
-    **{name: (kind, None)
-       for part in (Run, *OVERRIDABLE.values()) for name, kind in get_type_hints(part, include_extras=True).items()
-       if name in (OWN if part is Run else part.model_fields)},
-)  # fmt: skip
+    **{name: (get_annotations(Run)[name], None) for name in OWN},
+    **{name: (rule, None) for part in OVERRIDABLE.values() for name, rule in get_annotations(part).items()},
+)
 
 
 class Params(Section):
     """All of params.yaml."""
 
-    profile: Literal["ci", "laptop", "paper"]
+    profile: Literal[PROFILES]
     device: Device
     data: Data
     model: Model
@@ -298,41 +299,42 @@ class Params(Section):
     augment: Augment
     cifar: Cifar
     mimic: Mimic
-    studies: dict[str, Literal["3diebench", "augmented"]]
+    studies: dict[Name, Literal["3diebench", "augmented"]]
     bases: dict[str, Changes]
-    runs: dict[str, Changes]
+    runs: dict[Name, Changes]
 
     def run(self, name: str, **changes: Any) -> Run:
-        """A run with its bases merged in, and further flat changes on top of it.
-
-        Raises ValueError if there is no such run, a base is unknown, or what comes out does not fit together.
-        """
-        if name not in self.runs:
-            raise ValueError(_unknown(name, name, self.runs, "run"))
-        key, found = f"runs.{name}", {}
-        for layer in (*_layers(self, self.runs[name], key), _validated(Changes, changes, key)):
-            found |= {field: getattr(layer, field) for field in layer.model_fields_set}
-        for field in OWN:
-            if field not in found and field != "sections":
-                raise ValueError(f"{key}.{field} is missing; write it in the run or in its base.")
-        own = {field: found.pop(field) for field in OWN if field in found}
-        sections = {
-            section: getattr(self, section).model_copy(update={k: found[k] for k in kind.model_fields if k in found})
-            for section, kind in OVERRIDABLE.items()
+        """A run: its bases, itself and further flat changes, merged.  Raises ValueError as `load` does."""
+        _require(name, self.runs, "run")
+        key = f"runs.{name}"
+        found = self._merged(self.runs[name], key) | self._merged(_validated(Changes, changes, key), key)
+        found.setdefault("sections", [found.get("study")])
+        if missing := [field for field in OWN if field not in found]:
+            raise ValueError(f"{key}.{missing[0]} is missing; write it in the run or in its base.")
+        _require(found["study"], (*self.studies, *PEOPLE), f"study in {key}")
+        parts = {
+            part: getattr(self, part).model_copy(update={k: found[k] for k in kind.model_fields if k in found})
+            for part, kind in OVERRIDABLE.items()
         }
-        own = {"name": name, "precision": self.device.precision, "sections": [own["study"]]} | own
-        run = Run(**own, **sections)
-        _check_run(self, run)
-        try:
-            _check_settings(self, run)
-        except ValueError as error:
-            raise ValueError(f"{str(error)[:-1]} (in run {name})." if found.keys() - {"base"} else str(error)) from None
+        own = {field: found[field] for field in OWN}
+        run = _validated(Run, {"name": name, "precision": self.device.precision, **own, **parts}, key)
+        _check(self, run)
         return run
 
     def study(self, name: str) -> tuple[Run, ...]:
         """The runs of a study, in the order of the file.  Raises ValueError if there is no such study."""
-        _check_study(self, name, "study")
+        _require(name, (*self.studies, *PEOPLE), "study")
         return tuple(run for run in map(self.run, self.runs) if run.study == name)
+
+    def _merged(self, entry: Changes, key: str, path: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What an entry of runs or bases and its bases say; `path`: the bases that led to it."""
+        below = {}
+        if base := entry.base:
+            _require(base, self.bases, f"base in {key}")
+            if base in path:
+                raise ValueError(f"{key}.base goes in a circle, {' > '.join([*path, base])}; give one another base.")
+            below = self._merged(self.bases[base], f"bases.{base}", (*path, base))
+        return below | entry.model_dump(exclude_unset=True, exclude={"base"})
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -347,8 +349,8 @@ def load(path: str | Path = "params.yaml") -> Params:
         cure = f"run `python -m lib use {'|'.join(PROFILES)}` in the repository's folder"
         raise FileNotFoundError(f"{path} does not exist; {cure}.") from None
     except YAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        problem = (isinstance(error, MarkedYAMLError) and error.problem) or "it is no YAML"
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it is no YAML"
+        line = f" in line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path} cannot be read{line}: {' '.join(problem.split())}.") from None
     try:
         return from_dict(mapping)
@@ -359,161 +361,89 @@ def load(path: str | Path = "params.yaml") -> Params:
 def from_dict(mapping: Mapping[str, Any]) -> Params:
     """Params of a file's plain dicts.  Raises ValueError as `load` does."""
     params = _validated(Params, mapping)
-    _check_whole(params)
+    studies = {params.run(name).study for name in params.runs}
+    if idle := [name for name in params.studies if name not in studies]:
+        raise ValueError(f"studies.{idle[0]} has no run; write `study: {idle[0]}` in a run or take the line out.")
+    bases = {entry.base for entry in (*params.runs.values(), *params.bases.values())}
+    if idle := [name for name in params.bases if name not in bases]:
+        raise ValueError(f"bases.{idle[0]} is the base of no run{_hint(idle[0], bases, '; take it out.')}")
     return params
 
 
 def section(name: str, mapping: Mapping[str, Any]) -> Section:
-    """One section that a notebook was given as a plain dict, checked: ``section("data", data).views``.
-
-    Raises ValueError as `load` does.
-    """
-    if name not in Params.model_fields:
-        raise ValueError(_unknown(name, name, Params.model_fields, "section"))
+    """A notebook's plain dict, checked: ``section("data", data).views``.  Raises ValueError as `load` does."""
+    _require(name, Params.model_fields, "section")
     return _validated(Params.model_fields[name].annotation, mapping, name)
 
 
-# ---- What no single key can say
+# ---- What no single field can say
 
 
-def _layers(params: Params, entry: Changes, key: str) -> list[Changes]:
-    """An entry of runs or bases after its bases, the outermost first."""
-    layers, seen = [entry], []
-    while base := layers[0].base:
-        if base not in params.bases:
-            raise ValueError(_unknown(base, base, params.bases, f"base in {key}"))
-        if base in seen:
-            raise ValueError(f"{key}.base goes in a circle, {' > '.join([*seen, base])}; give one another base.")
-        seen.append(base)
-        layers.insert(0, params.bases[base])
-        key = f"bases.{base}"
-    return layers
+def _rules(params: Params, run: Run) -> Iterator[tuple[Any, str, str]]:
+    """Whether a rule holds, the key that it is about, and what its value must be.  A rule may rely on those before."""
+    data, model, context, pretrain, evaluate = params.data, run.model, run.context, run.pretrain, run.evaluate
+    real = data.name == "3diebench"
+    yield real or data.views <= 24, "data.views", "at most 24, the views pinned for the miniature"
+    objects = data.parametric_objects or data.real_types
+    yield real or objects, "data.parametric_objects", "1 or more where data.real_types is empty"
+
+    folder, actions = DATASETS[run.dataset]
+    reads = params.studies.get(run.study, run.study)
+    fitting = " or ".join(name for name, (folder, _) in DATASETS.items() if folder == reads)
+    yield folder == reads, "dataset", f"{fitting}, which its study {run.study} reads"
+    yield folder != "3diebench" or run.dataset == data.name, "dataset", f"{data.name}, as data.name is"
+    given = run.dataset != "mimic3" or params.mimic.root
+    yield given, "dataset", "mimic3-synthetic, unless mimic.root names the folder of mimic3"
+    active, known = run.method in ("contextssl", *EQUIVARIANT), " and ".join(actions)
+    yield run.groups or not active, "groups", f"at least one of {known}, as {run.method} is about actions"
+    yield active or not run.groups, "groups", f"[], as {run.method} takes no action"
+    yield run.method == "contextssl" or "none" not in run.groups, "groups", "without none, which only contextssl knows"
+    yield {*run.groups} <= {*actions, "none"}, "groups", f"of {known}, the actions of {run.dataset}"
+
+    yield model.width % model.heads == 0, "model.width", f"a multiple of model.heads = {model.heads}"
+    resnet, small = model.encoder == "resnet18", model.encoder == "small-cnn"
+    yield not resnet or model.feature_dim == 512, "model.feature_dim", "512, which resnet18 gives"
+    yield resnet or not model.pretrained, "model.pretrained", f"false for {model.encoder}, which has none"
+    yield not small or data.image_size % 16 == 0, "data.image_size", "a multiple of 16 for small-cnn"
+
+    each, pairs, views = context.pairs_per_object, model.block_size // 2, pretrain.views_per_object
+    yield 2 * each <= views, "context.pairs_per_object", f"at most half of pretrain.views_per_object = {views}"
+    limits = {"3diebench": ("data.views", data.views), "augmented": ("augment.views", params.augment.views)}
+    where, most = limits.get(reads, ("the views of a person", 2))
+    yield views <= most, "pretrain.views_per_object", f"at most {where} = {most}"
+    yield pairs % each == 0, "context.pairs_per_object", f"a divisor of model.block_size / 2 = {pairs}"
+    needed = f"at least {pairs // each}, for a context of {pairs} pairs, {each} of each object"
+    yield pairs <= each * pretrain.objects_per_step, "pretrain.objects_per_step", needed
+
+    room = f"at most {2 * pairs - 2}, for model.block_size = {2 * pairs} holds the pair asked about, too"
+    yield evaluate.context_lengths[-1] <= 2 * pairs - 2, "evaluate.context_lengths", room
+    fits = run.method not in CONTEXTUAL or {*evaluate.context_kinds} <= {*actions, "none"}
+    yield fits, "evaluate.context_kinds", f"of {known}, or none, for {run.dataset}"
 
 
-def _check_whole(params: Params) -> None:
-    data, shares = params.data, params.data.split.model_dump().values()
-    if not math.isclose(sum(shares), 1):
-        raise ValueError(f"data.split sums to {sum(shares):g}; it must sum to 1.")
-    if data.name == "3diebench-mini":
-        if data.views > 24:
-            raise ValueError(f"data.views is {data.views}; it must be at most 24, the views pinned for the miniature.")
-        if not data.parametric_objects and not data.real_types:
-            raise ValueError("data.parametric_objects is 0 and data.real_types is empty; there must be some objects.")
-    for key, names in (("runs", params.runs), ("studies", params.studies)):
-        for name in names:
-            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-                cure = "use lower-case letters, digits and single hyphens"
-                raise ValueError(f"{key}.{name}: the name names stages and files; {cure}.")
-    studies = {params.run(name).study for name in params.runs}
-    for name in params.studies:
-        if name not in studies:
-            raise ValueError(f"studies.{name} has no run; write `study: {name}` in a run or take the line out.")
-    bases = {layer.base for name, run in params.runs.items() for layer in _layers(params, run, f"runs.{name}")}
-    for name in params.bases:
-        if name not in bases:
-            raise ValueError(f"bases.{name} is the base of no run{_hint(name, bases, '; take it out.')}")
-
-
-def _check_study(params: Params, name: str, what: str) -> None:
-    if name not in (*params.studies, *PEOPLE):
-        raise ValueError(_unknown(name, name, (*params.studies, *PEOPLE), what))
-
-
-def _check_run(params: Params, run: Run) -> None:
-    key, method, groups, dataset = f"runs.{run.name}", run.method, run.groups, run.dataset
-    _check_study(params, run.study, f"study in {key}")
-    for field in ("groups", "seeds", "sections"):
-        values = getattr(run, field)
-        if len(set(values)) < len(values):
-            raise ValueError(f"{key}.{field} is {list(values)}; name each one once.")
-    if not run.seeds:
-        raise ValueError(f"{key}.seeds is empty; give at least one seed, for instance [0].")
-    holds = params.studies.get(run.study, run.study)
-    folder, known = DATASETS[dataset]
-    if folder != holds:
-        fitting = ", ".join(name for name, (folder, _) in DATASETS.items() if folder == holds)
-        raise ValueError(
-            f"{key}.dataset is {dataset}, but its study {run.study} reads {holds}; choose one of: {fitting}."
-        )
-    if holds == "3diebench" and dataset != params.data.name:
-        raise ValueError(f"{key}.dataset is {dataset}, but data.name is {params.data.name}; change one of them.")
-    if dataset == "mimic3" and not params.mimic.root:
-        raise ValueError(f"{key}.dataset is mimic3, but mimic.root is empty; name the folder.")
-    if method in ("contextssl", *EQUIVARIANT) and not groups:
-        raise ValueError(f"{key}.groups is empty; {method} needs at least one of {', '.join(known)}.")
-    if "none" in groups and method != "contextssl":
-        raise ValueError(f"{key}.groups has none, the group of contexts without actions; only contextssl knows it.")
-    if groups and method not in ("contextssl", *EQUIVARIANT):
-        raise ValueError(f"{key}.groups is {list(groups)}; {method} takes no action, so give [].")
-    if strange := [group for group in groups if group not in (*known, "none")]:
-        raise ValueError(f"{key}.groups has {strange[0]}; the actions of {dataset} have {' and '.join(known)} alone.")
-
-
-def _check_settings(params: Params, run: Run) -> None:
-    model, context, pretrain, evaluate = run.model, run.context, run.pretrain, run.evaluate
-    if model.width % model.heads:
-        raise ValueError(f"model.width is {model.width}; it must be a multiple of model.heads = {model.heads}.")
-    if model.block_size % 2:
-        raise ValueError(f"model.block_size is {model.block_size}; a context is made of pairs, so make it even.")
-    if model.encoder == "resnet18" and model.feature_dim != 512:
-        raise ValueError(f"model.feature_dim is {model.feature_dim}; it must be 512, which resnet18 gives.")
-    if model.pretrained and model.encoder != "resnet18":
-        raise ValueError(f"model.pretrained is true; it must be false for {model.encoder}, which has none.")
-    if model.encoder == "small-cnn" and params.data.image_size % 16:
-        raise ValueError(f"data.image_size is {params.data.image_size}; it must be a multiple of 16 for small-cnn.")
-    each, pairs = context.pairs_per_object, model.block_size // 2
-    if 2 * each > pretrain.views_per_object:
-        raise ValueError(
-            f"context.pairs_per_object is {each}, which takes {2 * each} views of an object, but "
-            f"pretrain.views_per_object is {pretrain.views_per_object}; lower one or raise the other."
-        )
-    of = {"3diebench": ("data.views", params.data.views), "augmented": ("augment.views", params.augment.views)}
-    where, views = of.get(params.studies.get(run.study), ("the views of a person", 2))
-    if pretrain.views_per_object > views:
-        found = pretrain.views_per_object
-        raise ValueError(f"pretrain.views_per_object is {found}; it must be at most {where} = {views}.")
-    if pairs % each:
-        raise ValueError(f"context.pairs_per_object is {each}; it must divide model.block_size / 2 = {pairs}.")
-    if pairs // each > pretrain.objects_per_step:
-        raise ValueError(
-            f"pretrain.objects_per_step is {pretrain.objects_per_step}, but a context of {pairs} pairs, {each} of "
-            f"each object, needs {pairs // each}; raise it."
-        )
-    _check_lengths(evaluate.context_lengths, model.block_size)
-    for field in ("context_kinds", "probes", "representation_tasks", "embedding_tasks"):
-        names, may_lack = getattr(evaluate, field), field.endswith("tasks")
-        if len(set(names)) < len(names) or not (names or may_lack):
-            cure = "name each one once" if may_lack else "name at least one, and each once"
-            raise ValueError(f"evaluate.{field} is {list(names)}; {cure}.")
-    known = (*DATASETS[run.dataset][1], "none")
-    if run.method in CONTEXTUAL and (strange := [kind for kind in evaluate.context_kinds if kind not in known]):
-        raise ValueError(f"evaluate.context_kinds has {strange[0]}; choose of {', '.join(known)} for {run.dataset}.")
-
-
-def _check_lengths(lengths: tuple[int, ...], block_size: int) -> None:
-    key = "evaluate.context_lengths"
-    if odd := [length for length in lengths if length % 2]:
-        raise ValueError(f"{key} has {odd[0]}; a context is made of pairs of tokens, so each length must be even.")
-    if not lengths or lengths[0] != 0 or list(lengths) != sorted(set(lengths)):
-        raise ValueError(f"{key} is {list(lengths)}; it must start with 0 and rise.")
-    if lengths[-1] > block_size - 2:
-        raise ValueError(
-            f"{key} has {lengths[-1]}, but model.block_size = {block_size} leaves room for at most "
-            f"{block_size - 2} tokens beside the pair asked about; shorten it or enlarge the block."
-        )
+def _check(params: Params, run: Run) -> None:
+    for holds, key, needed in _rules(params, run):
+        if not holds:
+            first, *rest = key.split(".")
+            value = functools.reduce(getattr, rest, (dict(params) | dict(run))[first])
+            key = f"runs.{run.name}.{key}" if first in OWN else key
+            changed = first in OVERRIDABLE and getattr(run, first) != getattr(params, first)
+            where = f" (in run {run.name})" if changed else ""
+            raise ValueError(f"{key} is {_found(value)}; it must be {needed}{where}.")
 
 
 # ---- One sentence for each mistake
 
+#: Type of pydantic's error -> what the value must be; of others, pydantic's own words.
 _NEEDED = {
     "int_type": "a whole number",
-    "float_type": "a number such as 0.5 or 5e-5",
-    "finite_number": "a number such as 0.5 or 5e-5",
+    **dict.fromkeys(("float_type", "finite_number"), "a number such as 0.5 or 5e-5"),
     "bool_type": "true or false",
     "string_type": 'text; put it in quotes, "" for none',
+    "string_pattern_mismatch": "of lower-case letters, digits and single hyphens, for it names stages and files",
     "tuple_type": "a list, in square brackets",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
+    "too_short": "a list with at least one entry",
+    **dict.fromkeys(("dict_type", "model_type"), "a mapping of keys to values"),
 }
 
 
@@ -521,52 +451,41 @@ def _validated(kind: type[Section], mapping: Any, key: str = "") -> Any:
     try:
         return kind.model_validate(mapping)
     except ValidationError as error:
-        # A misspelled key is unknown and its field missing; the former is the mistake.
-        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-        raise ValueError(_sentence(kind, first, key)) from None
+        raise ValueError(_sentence(error.errors(include_url=False)[0], key)) from None
 
 
-def _sentence(kind: Any, error: Mapping[str, Any], key: str) -> str:
-    what, value, loc = error["type"], error["input"], error["loc"]
-    key = ".".join(filter(None, [key, *(str(part) for part in loc if not isinstance(part, int))]))
-    if loc and isinstance(loc[-1], int):
-        key += f"[{loc[-1]}]"
-    if what == "extra_forbidden":
-        return _unknown_key(loc[-1], key, _kind_at(kind, loc[:-1]))
+def _sentence(error: Mapping[str, Any], key: str) -> str:
+    """The sentence for an error of pydantic; `key` is where what it validated stands in the file."""
+    what, value, more = error["type"], error["input"], error.get("ctx", {})
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"] if part != "[key]")
+    key = (key + "".join(parts)).removeprefix(".")
+    if what == "unknown_key":
+        place, name = f"{key}.{more['name']}".removeprefix("."), more["name"]
+        if key and name in OVERRIDABLE:
+            example = next(iter(OVERRIDABLE[name].model_fields))
+            return f"{place!r} is a section; write its keys themselves, for instance {example}."
+        return _unknown(place, more["known"], "key")
     if what == "missing":
         return f"{key} is missing; copy its line from one of profiles/*.yaml."
     if what == "literal_error":
-        choices = get_args(_kind_at(kind, loc))
-        return f"{key} is {_found(value)}; choose one of: {', '.join(choices)}{_hint(value, choices, '.')}"
-    if what == "value_error":
-        return f"{key} is {_found(value)}; {error['ctx']['error']}."
-    needed = _NEEDED.get(what, error["msg"].removeprefix("Input should be "))
-    unquote = ", without quotes" if isinstance(value, str) and what in ("int_type", "float_type", "bool_type") else ""
-    return f"{key or 'the file'} is {_found(value)}; it must be {needed}{unquote}."
+        choices = re.findall("'(.*?)'", more["expected"])
+        cure = f"choose one of: {', '.join(choices)}" + _hint(value, choices, ".")
+    elif what == "value_error":
+        cure = f"{more['error']}."
+    else:
+        unquoted = isinstance(value, str) and what in ("int_type", "float_type", "bool_type")
+        needed = _NEEDED.get(what, error["msg"].removeprefix("Input should be "))
+        cure = f"it must be {needed}{', without quotes' if unquoted else ''}."
+    return f"{key or 'the file'} is {_found(value)}; {cure}"
 
 
-def _kind_at(kind: Any, loc: Iterable[str | int]) -> Any:
-    """The annotation that stands at a place of the file."""
-    for part in loc:
-        if get_origin(kind) is None:
-            kind = kind.model_fields[part].annotation
-        else:
-            kind = get_args(kind)[1 if get_origin(kind) is dict else 0]
-    return kind
+def _require(name: str, known: Iterable[str], what: str) -> None:
+    if name not in known:
+        raise ValueError(_unknown(name, known, what))
 
 
-def _unknown_key(name: str, key: str, kind: type[Section]) -> str:
-    if kind is Changes and name in OVERRIDABLE:
-        example = next(iter(OVERRIDABLE[name].model_fields))
-        return f"{key!r} is a section; write its keys themselves, for instance {example}."
-    if kind is Changes:
-        known = f"; known are base, {', '.join(OWN)} and the keys of {', '.join(OVERRIDABLE)}."
-        return f"{key!r} is an unknown key{_hint(name, kind.model_fields, known)}"
-    return _unknown(name, key, kind.model_fields, "key")
-
-
-def _unknown(name: str, key: str, known: Iterable[str], what: str) -> str:
-    return f"{key!r} is an unknown {what}" + _hint(name, known, f"; known are: {', '.join(known)}.")
+def _unknown(key: str, known: Iterable[str], what: str) -> str:
+    return f"{key!r} is an unknown {what}" + _hint(key.split(".")[-1], known, f"; known are: {', '.join(known)}.")
 
 
 def _hint(name: Any, known: Iterable[str], otherwise: str) -> str:
@@ -578,9 +497,7 @@ def _hint(name: Any, known: Iterable[str], otherwise: str) -> str:
 def _found(value: Any) -> str:
     if value is None:
         return "empty"
-    if isinstance(value, (bool, str)):
-        return f"the text {value!r}" if isinstance(value, str) else str(value).lower()
-    return f"the mapping {dict(value)}" if isinstance(value, Mapping) else str(value)
+    return f"the text {value!r}" if isinstance(value, str) else json.dumps(value, default=str)
 
 
 # ---- The commands `python -m lib use` and `python -m lib plan`
@@ -588,8 +505,7 @@ def _found(value: Any) -> str:
 
 def use(profile: str) -> None:
     """Makes a profile the params.yaml; a params.yaml with edits of its own is kept as params.yaml.orig."""
-    if profile not in PROFILES:
-        raise ValueError(_unknown(profile, profile, PROFILES, "profile"))
+    _require(profile, PROFILES, "profile")
     source, target = Path("profiles") / f"{profile}.yaml", Path("params.yaml")
     load(source)
     pristine = [Path("profiles", f"{name}.yaml").read_bytes() for name in PROFILES]
@@ -606,15 +522,13 @@ def plan() -> None:
     DVC sees a stage's settings as these files: editing a run changes those of its study alone, and a setting of the
     evaluation not those of training.
     """
-    params, written = load(), set()
-    PLAN.mkdir(parents=True, exist_ok=True)
+    params, folder, written = load(), Path("build/plan"), set()
+    folder.mkdir(parents=True, exist_ok=True)
     for study in (*params.studies, *PEOPLE):
         data = {"mimic": params.mimic.model_dump()} if study == "mimic" else {}
         for stage, left_out in (("training", {"name", "study", "sections", "evaluate"}), ("evaluation", {"name"})):
             runs = {run.name: run.model_dump(exclude=left_out) for run in params.study(study)}
-            written.add(path := PLAN / f"{study}-{stage}.json")
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(data | {"runs": runs}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(part, path)
-    for path in set(PLAN.iterdir()) - written:
+            written.add(path := folder / f"{study}-{stage}.json")
+            path.write_text(json.dumps(data | {"runs": runs}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for path in set(folder.iterdir()) - written:
         path.unlink()

@@ -31,16 +31,25 @@ def key(dependencies: Mapping) -> str:
 
 
 def find(kind: str, name: str) -> Path | None:
-    """The folder of a finished entry, None if there is none."""
+    """The folder of a finished entry, None if there is none; one whose files have lost bytes is removed."""
     entry = folder() / kind / name
-    return entry if entry.is_dir() else None
+    if not entry.is_dir():
+        return None
+    try:
+        sizes = json.loads((entry / "key.json").read_text(encoding="utf-8"))["files"]
+        whole = all((entry / file).stat().st_size == size for file, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        whole = False
+    if not whole:
+        shutil.rmtree(entry, ignore_errors=True)
+    return entry if whole else None
 
 
 def add(kind: str, name: str, dependencies: Mapping, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a folder and make it an entry; it appears whole or not at all.
 
-    ``dependencies`` are kept in it as ``key.json``, so that a reader can see what an entry is. If another process has
-    made the same entry meanwhile, that one stays: it is the same.
+    ``key.json`` in it keeps the dependencies, so that a reader can see what an entry is, and the sizes of its files. If
+    another process has made the same entry meanwhile, that one stays: it is the same.
     """
     entry = folder() / kind / name
     part = entry.with_name(f"{name}.{os.getpid()}.part")
@@ -48,7 +57,9 @@ def add(kind: str, name: str, dependencies: Mapping, write: Callable[[Path], Non
     part.mkdir(parents=True)
     try:
         write(part)
-        (part / "key.json").write_text(json.dumps(dependencies, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        sizes = {path.name: path.stat().st_size for path in part.iterdir()}
+        told = json.dumps({"dependencies": dependencies, "files": sizes}, indent=1, sort_keys=True)
+        (part / "key.json").write_text(told + "\n", encoding="utf-8")
         try:
             part.rename(entry)
         except OSError:

@@ -68,7 +68,8 @@ def train(runs: Sequence[Run], views: Views | Mapping[str, Views]) -> tuple[list
     device = settings.load().device
     tasks = [(run, seed, _views_of(run, views)) for run in runs for seed in run.seeds]
     entries = _compute(
-        "trainings", tasks, [training_dependencies(*task) for task in tasks], partial(_train, device=device),
+        "trainings", tasks, [training_dependencies(*task, device.devices) for task in tasks],
+        partial(_train, device=device),
         units=[run.pretrain.steps for run, _, _ in tasks], unit="step", device=device,
     )  # fmt: skip
     trained = [Trained(run, seed, entry / "model.safetensors") for (run, seed, _), entry in zip(tasks, entries)]
@@ -104,13 +105,16 @@ def evaluate(
     return pd.concat(rows, ignore_index=True), {at: path for at, path in arrays.items() if path.is_file()}
 
 
-def training_dependencies(run: Run, seed: int, views: Views) -> dict:
-    """Everything that the weights of a training depend on; its key in the store."""
+def training_dependencies(run: Run, seed: int, views: Views, devices: int = 1) -> dict:
+    """Everything that the weights of a training depend on; its key in the store.
+
+    Each of several devices draws a batch of its own, so their number counts.
+    """
     method = METHODS[run.method]
     sections = run.model_dump(mode="json", include=set(method.reads), exclude={"pretrain": {"checkpoint_every"}})
     return {
         "method": run.method, "version": method.version, "groups": list(run.groups), "seed": seed,
-        "precision": run.precision, "views": views.digest, **sections,
+        "precision": run.precision, "views": views.digest, **sections, **({"devices": devices} if devices > 1 else {}),
     }  # fmt: skip
 
 
@@ -132,19 +136,19 @@ def views_of_study(name: str, runs: Sequence[Run]) -> Views | dict[str, Views]:
 
 
 def train_one(name: str, seed: int) -> None:
-    """Train one seed of a run into the store, on the devices of params.yaml or of torchrun.
+    """Train one seed of a run into the store, on the devices of params.yaml or of torchrun on one machine.
 
     A cluster fills the store so, and `dvc repro` then finds what it needs.
     """
     params = settings.load()
     run = params.run(name)
     if run.study not in params.studies:
-        raise ValueError(f"Run {name} belongs to the study {run.study}, whose notebook trains it: `dvc repro people`.")
+        raise ValueError(f"The study {run.study} of run {name} is trained by its notebook: `dvc repro {run.study}`.")
     views = _views_of(run, views_of_study(run.study, [run]))
     device = params.device
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the processes are there already
-        device = device.model_copy(update={"strategy": "auto", "devices": int(os.environ["WORLD_SIZE"])})
-    dependencies = training_dependencies(run, seed, views)
+        device = device.model_copy(update={"strategy": "auto", "devices": int(os.environ["LOCAL_WORLD_SIZE"])})
+    dependencies = training_dependencies(run, seed, views, device.devices)
     entry = store.key(dependencies)
     if not store.find("trainings", entry):
         with tqdm(total=run.pretrain.steps, unit="step", desc=f"{name}, seed {seed}", mininterval=1) as bar:
@@ -158,6 +162,8 @@ def _views_of(run: Run, views: Views | Mapping[str, Views]) -> Views:
 
 def jobs(device: Device, tasks: int) -> int:
     """How many tasks run at once: all cores of a processor, or one where there is an accelerator of its own."""
+    if device.devices > 1:
+        return 1
     if device.jobs != "auto":
         return min(device.jobs, tasks)
     on_cpu = device.accelerator == "cpu" or (device.accelerator == "auto" and not torch.cuda.is_available())
@@ -222,6 +228,8 @@ def _train(
     run: Run, seed: int, views: Views, name: str, dependencies: Mapping, report: Callable[[float], None],
     device: Device,
 ) -> None:
+    if store.find("trainings", name):
+        return  # made by another process meanwhile
     from lightning_fabric import Fabric  # slow to import, and needed here alone
 
     torch.set_num_threads(1)
@@ -250,6 +258,8 @@ def _evaluate(
     run: Run, seed: int, views: Views, weights: Path, name: str, dependencies: Mapping,
     report: Callable[[float], None], function: Callable, device: Device,
 ) -> None:
+    if store.find("evaluations", name):
+        return
     torch.set_num_threads(1)
     gpu = torch.cuda.is_available() and device.accelerator in ("auto", "cuda")
     place = "cuda" if gpu else "mps" if device.accelerator == "mps" else "cpu"
