@@ -664,7 +664,7 @@ def test_figures_are_the_same_bytes_twice(draw, tmp_path):
     plotting.style()
     for name in "ab":
         fig = draw()
-        plotting.save(fig, tmp_path / name)
+        plotting.show(fig, tmp_path / name)
         plotting.plt.close(fig)
     for suffix in ("png", "svg"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

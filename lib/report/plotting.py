@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 #: One color for each group and kind of context, everywhere.
 _PALETTE = sns.color_palette("colorblind")
 COLORS = {"rotation": _PALETTE[0], "color": _PALETTE[1], "none": _PALETTE[7], "simclr": _PALETTE[2]}
-RIGHT, WRONG = _PALETTE[2], "0.75"
+RIGHT = _PALETTE[2]
 
 
 def style() -> None:
@@ -25,14 +25,17 @@ def style() -> None:
     })  # fmt: skip
 
 
-def save(fig: Figure, stem: str | Path, formats: Sequence[str] = ("png", "svg")) -> None:
-    """Write a figure as ``<stem>.png`` and ``<stem>.svg``, the same bytes for the same figure."""
+def show(fig: Figure, stem: str | Path, title: str | None = None, formats: Sequence[str] = ("png", "svg")) -> None:
+    """Write a figure, under a title, as ``<stem>.png`` and ``<stem>.svg``, the same bytes each time, and display it."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
+    if title:
+        fig.suptitle(title, fontsize="medium")
     for suffix in formats:
         # Neither a date nor a version goes into the file.
         metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
         fig.savefig(stem.with_suffix(f".{suffix}"), bbox_inches="tight", metadata=metadata)
+    plt.show()
 
 
 def curve(ax: Axes, rows: pd.DataFrame, label: str, color, linestyle: str = "-", marker: str = "o") -> None:
@@ -138,9 +141,8 @@ def neighbor_grid(
         gridspec_kw={"width_ratios": widths, "wspace": 0.1, "hspace": 0.28, "left": 0.01, "right": 0.99,
                      "top": 1 - 0.5 / height, "bottom": 0.25 / height},
     )  # fmt: skip
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        sns.despine(ax=ax, left=True, bottom=True)
+    plt.setp(axes, xticks=[], yticks=[])
+    sns.despine(fig, left=True, bottom=True)
     for ax, view, title in zip(axes[:, 0], (0, 1), ("source", "target")):
         ax.imshow(images[view], interpolation="lanczos")
         ax.set_title(title, weight="bold", fontsize="small", pad=3)
@@ -165,9 +167,7 @@ def markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table: fractions with three digits, missing cells empty, numbers to the right."""
 
     def text(cell: object) -> str:
-        if pd.isna(cell):
-            return ""
-        return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+        return "" if pd.isna(cell) else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 
     align = ["right" if pd.api.types.is_numeric_dtype(kind) else "left" for kind in frame.dtypes]
     return frame.astype(object).map(text).to_markdown(index=False, disable_numparse=True, colalign=align)

@@ -306,12 +306,9 @@ def title(rows: pd.DataFrame, text: str, profile: str, data: str | None = None) 
 def trained(results: Results, rows: pd.DataFrame) -> str:
     """How long each model that the rows are of was trained."""
     runs = results.runs.loc[rows["run"].unique()]
-    sizes = [f"{_label(run)} {run.steps} ({run.images})" for run in runs.itertuples()]
+    names = runs["method"].map(NAMES) + (", " + runs["trained_group"]).fillna("")
+    sizes = [f"{name} {steps} ({images})" for name, steps, images in zip(names, runs["steps"], runs["images"])]
     return f"Steps (images seen) of each training: {'; '.join(sizes)}."
-
-
-def _label(run) -> str:
-    return NAMES[run.method] + (f", {run.trained_group}" if isinstance(run.trained_group, str) else "")
 
 
 def stand_in(rows: pd.DataFrame) -> bool:
