@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     commands = found.add_subparsers(dest="command", required=True, metavar="command")
 
     use = commands.add_parser("use", help="make profiles/<profile>.yaml the params.yaml")
-    use.add_argument("profile", help="ci, laptop or paper")
+    use.add_argument("profile", help="ci, laptop, full or paper")
 
     commands.add_parser("plan", help="write build/plan/: the settings that each study's stages depend on")
 
@@ -26,6 +26,9 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train one run with one seed into the store, where `dvc repro` finds it")
     train.add_argument("run", help="a name from `runs` of params.yaml")
     train.add_argument("seed", type=int)
+
+    full = commands.add_parser("full", help="compute what is missing of profiles/full.yaml, into results/full/")
+    full.add_argument("minutes", type=float, nargs="?", help="after these no task is started; without them, to the end")
 
     photographs = commands.add_parser("photographs", help="the hand-crafted augmentations on real photographs")
     photographs.add_argument("folder", help="folder or archive of images")
@@ -49,6 +52,10 @@ def main(arguments: list[str] | None = None) -> None:
         from lib.pipeline import study
 
         study.train_one(given.run, given.seed)
+    elif given.command == "full":
+        from lib.pipeline import full
+
+        full.main(given.minutes)
     elif given.command == "photographs":
         from lib.pipeline import photographs
 

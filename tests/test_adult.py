@@ -11,7 +11,7 @@ import torch
 
 from lib.evaluation.evaluate import COLUMNS
 from lib.method.methods import build
-from lib.people import adult, fairness, tables
+from lib.people import adult, fairness, tables, verdicts
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,19 +99,18 @@ GROUP = np.repeat([0, 1], 8)
 
 
 @pytest.mark.parametrize(
-    ("decision", "odds", "opportunity", "parity"),
+    ("decision", "odds", "opportunity", "predictive", "parity"),
     [
-        (TRUTH, 0, 0, 0.25),  # perfect: base rates 1/2 and 1/4 differ
-        (np.zeros(16, int), 0, 0, 0),  # constant
-        (1 - GROUP, 1, 1, 1),  # by group alone
-        (np.array([1, 1, 0, 0, 0, 0, 0, 0] + [1, 0, 0, 0, 0, 0, 0, 0]), 0, 0, 0.125),  # half of those who deserve it
-        (np.array([1, 1, 1, 1, 0, 0, 0, 0] + [1, 1, 1, 1, 1, 0, 0, 0]), 0.5, 0, 0.125),  # 3/6 false yeses in group 1
+        (TRUTH, 0, 0, 0, 0.25),  # perfect: base rates 1/2 and 1/4 differ
+        (np.zeros(16, int), 0, 0, 0, 0),  # constant
+        (1 - GROUP, 1, 1, 1, 1),  # by group alone
+        (np.array([1, 1, 0, 0, 0, 0, 0, 0] + [1, 0, 0, 0, 0, 0, 0, 0]), 0, 0, 0, 0.125),  # half of those who deserve it
+        (np.array([1, 1, 1, 1, 0, 0, 0, 0] + [1, 1, 1, 1, 1, 0, 0, 0]), 0.5, 0, 0.5, 0.125),  # 3/6 false yeses
     ],
 )
-def test_gaps_by_hand(decision, odds, opportunity, parity):
-    assert fairness.gaps(TRUTH, decision, GROUP) == pytest.approx(
-        {"equalized_odds": odds, "equality_of_opportunity": opportunity, "demographic_parity": parity}
-    )
+def test_gaps_by_hand(decision, odds, opportunity, predictive, parity):
+    expected = dict(zip(fairness.GAPS, (odds, opportunity, predictive, parity)))
+    assert fairness.gaps(TRUTH, decision, GROUP) == pytest.approx(expected)
 
 
 def test_gaps_refuse_a_group_of_one_outcome():
@@ -146,9 +145,11 @@ def test_read_tells_the_attribute_from_its_proxies():
 
 
 #: VERSION of the evaluation, and what it reads of the persons made up here.
-PIN = (2, {
+PIN = (3, {
     "gender_accuracy": 0.85, "gender_flipped": 0.5, "gender_standardized": 0.5, "outcome_accuracy": 0.83,
-    "outcome_auc": 0.83, "equalized_odds": 0.514, "equality_of_opportunity": 0.48, "demographic_parity": 0.7,
+    "outcome_auc": 0.83, "equalized_odds": 0.514, "equality_of_opportunity": 0.48, "predictive_equality": 0.514,
+    "demographic_parity": 0.7, "equality_of_opportunity_at_base_rate": 0.471,
+    "predictive_equality_at_base_rate": 0.504,
 })  # fmt: skip
 
 
@@ -160,6 +161,23 @@ def test_the_numbers_of_a_version_never_move():
         f"the numbers of fairness moved: raise VERSION and update this pin: PIN = ({fairness.VERSION}, {found})"
     )
     assert PIN[0] == fairness.VERSION, "VERSION was raised: update this pin"
+
+
+def test_gaps_are_matched_as_a_weakened_score_would_have_them():
+    """The formula of `fairness.matched` is what happens when persons are judged by the scores of others."""
+    rng, count = np.random.default_rng(0), 200_000
+    group, truth = rng.integers(0, 2, (2, count))
+    score = truth * (1.2 - 0.6 * group) + 0.3 * group + rng.normal(size=count)
+    weakened = np.where(rng.random(count) < 0.5, score, rng.permutation(score))
+    rows = pd.DataFrame([
+        {"run": name, "metric": metric, "value": value, "floor": 0.0}
+        for name, of in (("score", score), ("weakened", weakened), ("constant", np.zeros(count)))
+        for metric, value in fairness.score("los", truth, np.stack([-of, of], 1), group).items()
+    ])  # fmt: skip
+    found = fairness.matched(rows, "los").pivot(index="metric", columns="run", values="value")
+    assert list(found.columns) == ["score", "weakened"] and len(found) == 2, "a constant has no AUC to match"
+    assert found["score"].to_numpy() == pytest.approx(found["weakened"].to_numpy(), abs=0.01)
+    assert (found["weakened"] > 0.05).all()
 
 
 def test_references_know_what_they_may():
@@ -185,12 +203,55 @@ def test_an_evaluation_is_rows_that_stand_beside_the_published(few, tmp_path):
     assert tuple(rows.columns) == COLUMNS and (rows["floor"] == rows["metric"].map(floors)).all()
     of = {key: part.set_index("metric")["value"] for key, part in rows.groupby(["environment", "context_length"])}
     assert of["equivariant", 0].equals(of["invariant", 0]) and not of["equivariant", 6].equals(of["invariant", 6])
+    drawn = rows.groupby("context_length")["context_seed"]
+    assert drawn.nunique().to_dict() == {0: 0, 6: 2}, "a context of no token has no draw"
+    auc = rows[rows["metric"].eq("income_auc") & rows["context_length"].eq(6)]
+    assert auc.groupby("environment")["value"].nunique().eq(2).all(), "draws differ"
 
     references = fairness.reference_rows(run, {"constant": {"all": floors}})
     rows = tables.save(pd.concat([rows, references]), run, tmp_path)
     paper = pd.DataFrame([{"environment": "equivariant", "context_length": 0, "metric": "income_auc", "value": 0.9}])
-    shown = tables.table(rows, paper, {"income_auc": "income AUC", "gender_flipped": "flipped"})
+    shown = tables.table(fairness.over_contexts(rows), paper, {"income_auc": "income AUC", "gender_flipped": "flipped"})
     assert shown["source"].tolist() == ["ours", "published", "ours", "ours", "ours", "a constant (majority)"]
     assert shown["income AUC"].tolist()[1::4] == ["0.900", "0.500"] and shown["flipped"].tolist()[1::4] == ["", "0.500"]
-    verdict = tables.verdicts(rows, [("invariant", "gender fades", "gender_flipped", "<", 1.0)], stand_in=False)
-    assert verdict["verdict"].tolist() == ["agrees in the only seed: holds in 1 of 1 seeds"]
+
+
+def made_up_rows(flipped, gap, seeds=3):
+    """Ours of some seeds: without a context everything is 1, with the longest gender and the gap are as given."""
+    return pd.DataFrame([
+        {"run": "adult", "seed": seed, "context_seed": draw, "source": "ours", "environment": "invariant",
+         "context_length": length, "metric": metric, "value": value + 0.001 * seed, "floor": floor}
+        for seed in range(seeds) for draw in (0, 1) for length in (0, 126) if length or not draw
+        for metric, value, floor in (
+            ("gender_flipped", flipped if length else 0.9, 0.5), ("income_auc", 0.8, 0.5),
+            ("equalized_odds", gap if length else 0.2, 0.0),
+        )
+    ])  # fmt: skip
+
+
+def test_verdicts_are_written_and_none_is_given_to_a_constant(tmp_path):
+    wanted = [
+        verdicts.change("paper", "invariant", "odds", "equalized_odds", "<", learned="invariant.income_auc.last"),
+        {"whose": "ours", "text": "forgotten", "left": "invariant.gender_flipped.last", "relation": "<=", "bound": 0.55,
+         "learned": "invariant.gender_flipped.first"},
+        verdicts.change("ours", "invariant", "income rises", "income_auc", ">"),
+        verdicts.change("ours", "equivariant", "what nobody computed", "income_auc", ">"),
+    ]  # fmt: skip
+    paper = pd.DataFrame([
+        {"environment": "invariant", "context_length": length, "metric": "equalized_odds", "value": value}
+        for length, value in ((0, 0.114), (126, 0.066))
+    ])  # fmt: skip
+    path = tmp_path / "new" / "verdicts.csv"
+    verdicts.decide(wanted, made_up_rows(0.52, 0.1), paper, stand_in=False, path=path)
+    found = pd.read_csv(path)
+    assert found["verdict"].tolist() == ["holds", "holds", "does not", "not testable"]
+    assert found["the paper shows it"].tolist()[:2] == ["yes", "not printed"] and set(found["n"]) == {3}
+    assert "0.201 → 0.101" in found["evidence"][0]
+    worse = verdicts.decide(wanted[:2], made_up_rows(0.68, 0.3), paper, stand_in=True, path=path)
+    assert worse["verdict"].tolist() == ["does not", "does not"]
+
+    stays = verdicts.change("ours", "invariant", "income stays", "income_auc", ">=", -0.01)
+    with pytest.raises(ValueError, match="'invariant context: income stays' holds of a constant"):
+        verdicts.decide([stays], made_up_rows(0.52, 0.1), paper, stand_in=False, path=path)
+    for claim in verdicts.beyond_the_paper("income_auc"):
+        verdicts.decide([claim], made_up_rows(0.52, 0.1), paper, stand_in=False, path=path)

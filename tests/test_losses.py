@@ -49,7 +49,21 @@ def test_released_info_nce_is_the_loop_over_all_tokens_with_its_clamp(pairs):
         others = [j for j in range(len(tokens)) if j != i]
         scores = [max(cosine(anchor, tokens[j]), 1e-7) / 0.3 for j in others]
         slow += cross_entropy(scores, others.index(i ^ 1)) / len(tokens)
-    assert info_nce_batch(x, y, 0.3).item() == pytest.approx(slow, abs=1e-5)
+    different = torch.arange(20).view(2, 2, 5).unbind(1)
+    assert info_nce_batch(x, y, 0.3, different).item() == pytest.approx(slow, abs=1e-5)
+
+
+def test_released_info_nce_takes_no_copy_of_a_positive_for_a_negative(pairs):
+    x, y = pairs
+    images = torch.arange(10).view(1, 2, 5).expand(2, -1, -1).unbind(1)  # both contexts hold the same images
+    tokens = [t for b in range(2) for i in range(5) for t in (x[b, i], y[b, i])]
+    shown = [int(t) for b in range(2) for i in range(5) for t in (images[0][b, i], images[1][b, i])]
+    slow = 0.0
+    for i, anchor in enumerate(tokens):
+        allowed = [j for j in range(len(tokens)) if j == i ^ 1 or shown[j] not in (shown[i], shown[i ^ 1])]
+        scores = [max(cosine(anchor, tokens[j]), 1e-7) / 0.3 for j in allowed]
+        slow += cross_entropy(scores, allowed.index(i ^ 1)) / len(tokens)
+    assert info_nce_batch(x, y, 0.3, images).item() == pytest.approx(slow, abs=1e-5)
 
 
 def test_nt_xent_is_the_loop_of_simclr(pairs):
@@ -65,7 +79,7 @@ def test_nt_xent_is_the_loop_of_simclr(pairs):
 def test_a_constant_model_pays_the_logarithm_of_its_choices():
     same = torch.ones(3, 4, 2)
     assert info_nce(same, same, 0.1).item() == pytest.approx(math.log(4), abs=1e-5)
-    assert info_nce_batch(same, same, 0.1).item() == pytest.approx(math.log(23), abs=1e-5)
+    assert info_nce_batch(same, same, 0.1, torch.arange(24).view(3, 2, 4).unbind(1)).item() == pytest.approx(math.log(23), abs=1e-5)
     assert nt_xent(same[0], same[0], 0.1).item() == pytest.approx(math.log(7), abs=1e-5)
 
 

@@ -1,9 +1,11 @@
 """The masks by hand, and no leak by gradient."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from lib.method.masking import pair_causal_mask, random_context_mask
+from lib.method.masking import mask_probability, pair_causal_mask, random_context_mask
 from lib.method.models import ContextTransformer
 
 
@@ -59,3 +61,9 @@ def test_no_gradient_reaches_y_from_its_own_pair_or_the_future():
         if token % 2:
             expected[token - 1] = False
         assert torch.equal(reached, expected), f"token {token} is reached by {reached.nonzero().flatten().tolist()}"
+
+
+def test_p_is_constant_until_the_ramp_and_then_falls_in_a_straight_line():
+    context = SimpleNamespace(mask_probability=0.9, mask_probability_end=0.1, mask_ramp_start=0.8)
+    at = [mask_probability(context, progress) for progress in (0, 0.5, 0.8, 0.9, 1)]
+    assert at == pytest.approx([0.9, 0.9, 0.9, 0.5, 0.1])

@@ -121,8 +121,8 @@ def test_stages_repeat_byte_for_byte(clone):
     """Runs after `test_pipeline`, in its clone: without the store and DVC's cache of runs."""
     before = (clone / "dvc.lock").read_bytes()
     shutil.rmtree(clone / ".dvc/cache/contextssl")
-    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "pretrain@single")
-    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "evaluate@single")
+    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "pretrain@labels")
+    call(clone, "dvc", "repro", "--force", "--single-item", "--no-run-cache", "evaluate@labels")
     assert (clone / "dvc.lock").read_bytes() == before
 
 
@@ -163,7 +163,7 @@ def test_changed_data_file_is_noticed(clone):
     arrays.unlink()
     arrays.write_bytes(content[: len(content) // 2])
     failed = subprocess.run(
-        [sys.executable, "-m", "lib", "run", "03_pretrain", "study=single"],
+        [sys.executable, "-m", "lib", "run", "03_pretrain", "study=labels"],
         cwd=clone,
         capture_output=True,
         text=True,

@@ -39,6 +39,13 @@ def test_pairs_are_disjoint_views_of_one_object_m_of_each():
         sample_pairs(1, 16, 8, 7, 4, torch.Generator())
 
 
+def test_contexts_share_no_image_where_there_are_objects_enough():
+    pairs = sample_pairs(3, 4, 12, 2, 1, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat([pairs.x, pairs.y]).flatten().tolist()) == list(range(24))
+    pairs = sample_pairs(4, 4, 12, 2, 1, torch.Generator().manual_seed(0))  # too few: each context draws anew
+    assert all(len(set(x + y)) == 8 for x, y in zip(pairs.x.tolist(), pairs.y.tolist()))
+
+
 def test_groups_take_turns_in_a_batch_or_rule_it():
     generator = torch.Generator().manual_seed(0)
     assert sorted(sample_groups(4, BOTH, "context", generator)) == ["color"] * 2 + ["rotation"] * 2
@@ -108,11 +115,14 @@ def test_the_loss_falls(train, method):
     assert last < 0.95 * first
 
 
-@pytest.mark.parametrize("method", ["contextssl", "vicreg-plus", "simclr"])
-def test_an_interrupted_training_ends_at_the_same_bytes(train, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [("contextssl", "muon"), ("vicreg-plus", "adamw"), ("simclr", "muon"), ("sie", "adam")]
+)
+def test_an_interrupted_training_ends_at_the_same_bytes(train, tmp_path, method, optimizer):
     stop = random.randrange(1, 12)
     every = random.randrange(1, stop + 1)
-    run, checkpoint = tiny.run(method, checkpoint_every=every, label_weight=1.0), tmp_path / "training.pt"
+    run = tiny.run(method, optimizer=optimizer, checkpoint_every=every, label_weight=1.0)
+    checkpoint = tmp_path / "training.pt"
     straight, history = train(run)
 
     def interrupt(done):

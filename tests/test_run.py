@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from lib.pipeline import run
+from lib.pipeline import run, store
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +50,7 @@ def folder(tmp_path):
     """A repository of one stage; `make(parameters, work)` writes its notebook."""
     shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     settings = (ROOT / "profiles/ci.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(settings.replace("weight_decay: 0.3 ", "weight_decay: 5e-5 "))
+    (tmp_path / "params.yaml").write_text(settings.replace("weight_decay: 0.1 ", "weight_decay: 5e-5 "))
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     (tmp_path / "notebooks").mkdir()
     return tmp_path
@@ -65,17 +65,17 @@ def make(folder, parameters=PARAMETERS, work=WORK):
     nbformat.write(notebook, folder / "notebooks/tiny.ipynb")
 
 
-def start(folder, *arguments):
+def start(folder, *arguments, **variables):
     # Threads and figures of the caller must not reach the notebook.
-    environment = os.environ | {"OMP_NUM_THREADS": "7", "MPLBACKEND": "agg"}
+    environment = os.environ | {"OMP_NUM_THREADS": "7", "MPLBACKEND": "agg"} | variables
     command = [sys.executable, "-m", "lib", "run", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def execute(folder, *arguments):
-    process = start(folder, *arguments)
+def execute(folder, *arguments, **variables):
+    process = start(folder, *arguments, **variables)
     out, error = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
@@ -98,8 +98,100 @@ def test_parameters_arrive_typed_and_bytes_are_stable(folder):
     assert executed.read_bytes() == before
 
 
-def test_failing_notebook_leaves_nothing_that_looks_finished(folder):
-    make(folder, work=WORK + "\nraise ValueError('data/x.npz is truncated; run `dvc pull`.')")
+FIGURE = """
+import sys
+import warnings
+from pathlib import Path
+import matplotlib.pyplot as plt
+import pandas as pd
+from lib.report import plotting
+
+warnings.warn("not an error")
+print(sorted(name for name in globals() if not name.startswith("_")), sys.flags.no_user_site)
+plt.plot([1, 2])
+plt.title("before the style is set")
+plt.show()
+plotting.style()
+fig, ax = plt.subplots()
+ax.plot([1, 2])
+plotting.show(fig, Path("build/tiny", study, "figure"), "with the style")
+pd.DataFrame({"value": [0.123456]})
+"""
+HOSTILE_RC = """
+text.usetex: True
+figure.figsize: 1, 1
+figure.dpi: 30
+savefig.dpi: 30
+axes.facecolor: red
+xtick.labelsize: 3
+"""
+HOSTILE_CODE = """
+print("started")
+mine = 1
+import matplotlib
+import pandas
+matplotlib.rcParams["lines.linewidth"] = 9
+pandas.options.display.precision = 1
+"""
+
+
+def hostile(home):
+    """A user's home whose every setting would change a notebook; returns the variables that lead there."""
+    files = {
+        "matplotlibrc": HOSTILE_RC,
+        "config/matplotlib/matplotlibrc": HOSTILE_RC,
+        "ipython/profile_default/startup/00.py": HOSTILE_CODE,
+        "ipython/profile_default/ipython_kernel_config.py": "c.InlineBackend.figure_formats = {'jpeg'}\n"
+        "c.InteractiveShell.ast_node_interactivity = 'all'",
+        "startup.py": HOSTILE_CODE,
+        "packages/pandas/__init__.py": "raise ImportError('the pandas of somebody else')",
+        "jupyter/kernels/python3/kernel.json": '{"argv": ["false"], "display_name": "mine", "language": "python"}',
+    }
+    for name, text in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    return {
+        "HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "MATPLOTLIBRC": str(home / "matplotlibrc"),
+        "IPYTHONDIR": str(home / "ipython"), "PYTHONSTARTUP": str(home / "startup.py"), "PYTHONWARNINGS": "error::UserWarning",
+        "PYTHONPATH": str(home / "packages"), "JUPYTER_PATH": str(home / "jupyter"),
+        "JUPYTER_DATA_DIR": str(home / "jupyter"),
+    }  # fmt: skip
+
+
+def made(folder):
+    kinds = (".ipynb", ".png", ".svg")
+    return {path.name: path.read_bytes() for path in (folder / "build").rglob("*") if path.suffix in kinds}
+
+
+def test_settings_of_a_user_change_nothing(folder, tmp_path_factory):
+    make(folder, work=FIGURE)
+    assert execute(folder, "tiny", "study=main").returncode == 0
+    before = made(folder)
+    assert sorted(before) == ["figure.png", "figure.svg", "tiny-main.ipynb"]
+
+    shutil.rmtree(folder / "build")
+    variables = hostile(tmp_path_factory.mktemp("home"))
+    (folder / "matplotlibrc").write_text(HOSTILE_RC)
+    again = execute(folder, "tiny", "study=main", **variables)
+    assert again.returncode == 0, again.stderr
+    assert made(folder) == before
+
+
+def test_by_hand_matplotlib_starts_from_its_defaults(tmp_path):
+    code = """if True:
+        from matplotlib import rcParams, rcParamsDefault
+        print([key for key in rcParams if key != "backend" and rcParams[key] != rcParamsDefault[key]])"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | hostile(tmp_path), capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_failing_notebook_leaves_nothing_that_looks_finished(folder, monkeypatch):
+    trained = (
+        "\nfrom lib.pipeline import store\nstore.add('trainings', 'x', {}, lambda at: (at / 'model').write_text('1'))"
+    )
+    make(folder, work=WORK + trained + "\nraise ValueError('data/x.npz is truncated; run `dvc pull`.')")
     old = folder / "build/tiny/main/old.txt"
     old.parent.mkdir(parents=True)
     old.write_text("of an earlier run")
@@ -110,6 +202,8 @@ def test_failing_notebook_leaves_nothing_that_looks_finished(folder):
     assert (folder / "build/.scratch/failed/tiny-main.ipynb").is_file()
     assert [path.name for path in (folder / "build/tiny/main").iterdir()] == ["old.txt"]
     assert not (folder / "build/notebooks/tiny-main.ipynb").exists()
+    monkeypatch.chdir(folder)
+    assert store.find("trainings", "x"), "what was trained before the failure must not be lost"
 
 
 def test_ctrl_c_ends_with_one_sentence(folder):
@@ -160,7 +254,7 @@ def test_stage_must_exist(folder, monkeypatch):
 def test_wrong_params_stop_everything_before_it_starts(folder):
     make(folder)
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("mask_probability: 0.5", "mask_probability: 1.5"))
+    (folder / "params.yaml").write_text(text.replace("mask_probability: 0.9 ", "mask_probability: 1.5 "))
     failed = execute(folder, "tiny", "study=main")
     assert failed.returncode == 1
     assert "context.mask_probability is 1.5; it must be less than or equal to 1." in failed.stderr

@@ -55,7 +55,7 @@ def shape(value):
 def test_profiles_share_keys_and_types():
     varying = {"runs": True, "bases": True, "device": {"jobs"}}  # jobs: auto or a number
     shapes = [shape(loaded(name).model_dump(exclude=varying)) for name in PROFILES]
-    assert shapes[0] == shapes[1] == shapes[2]
+    assert shapes[0] == shapes[1] == shapes[2] == shapes[3]
     assert [loaded(name).profile for name in PROFILES] == [*PROFILES]
 
 
@@ -71,8 +71,10 @@ def test_a_run_is_the_same_experiment_in_every_profile():
     def about(run):
         return run.label, run.groups, run.study, run.sections, run.evaluate.embedding_tasks
 
-    laptop, paper, ci = ({n: about(loaded(p).run(n)) for n in loaded(p).runs} for p in ("laptop", "paper", "ci"))
-    assert laptop == paper
+    laptop, full, paper, ci = (
+        {n: about(loaded(p).run(n)) for n in loaded(p).runs} for p in ("laptop", "full", "paper", "ci")
+    )
+    assert laptop == full == paper
     assert ci.items() <= laptop.items()
 
 
@@ -80,7 +82,7 @@ def test_a_run_is_the_same_experiment_in_every_profile():
 def test_a_run_is_what_its_name_says(name):
     for run in map(loaded(name).run, loaded(name).runs):
         start, end = run.context.mask_probability, run.context.mask_probability_end
-        if run.study == "masking":
+        if run.sections == ("masking",):
             assert start == end == int(run.name.removeprefix("mask-")) / 100
         if run.method in ("simclr-plus", "vicreg-plus"):
             # At p = 1 every token is alone, c = 0; at p = 0 it sees its whole past.
@@ -100,7 +102,7 @@ def test_the_auxiliary_ablation_changes_one_thing(name):
     params = loaded(name)
     with_it, without = (run for run in map(params.run, params.runs) if "auxiliary" in run.sections)
     pretrain = without.pretrain.model_copy(update={"auxiliary_weight": with_it.pretrain.auxiliary_weight})
-    changed = {"pretrain": pretrain} | {key: getattr(with_it, key) for key in ("name", "study", "sections")}
+    changed = {"pretrain": pretrain} | {key: getattr(with_it, key) for key in ("name", "seeds", "sections", "evaluate")}
     assert without.model_copy(update=changed) == with_it
 
 
@@ -147,7 +149,7 @@ def test_the_auxiliary_ablation_changes_one_thing(name):
         ("runs.mask-090.base", "maskin", "'maskin' is an unknown base in runs.mask-090; did you mean masking?"),
         ("bases.masking.base", "ablaton", "'ablaton' is an unknown base in bases.masking; did you mean ablation?"),
         ("bases.contextssl.base", "masking", "goes in a circle, "),
-        ("bases.masking.study", "maskin", "'maskin' is an unknown study in runs.mask-090; did you mean masking?"),
+        ("bases.ablation.study", "maskin", "'maskin' is an unknown study in runs.mask-090; did you mean masking?"),
         ("bases.lonely", {"steps": 1}, "bases.lonely is the base of no run; take it out."),
         ("runs.mask-090.study", "main", "studies.masking has no run; write `study: masking` in a run or take"),
         ("runs.simclr", {"base": "common"}, "runs.simclr.method is missing; write it in the run or in its base."),
@@ -179,10 +181,14 @@ def test_the_auxiliary_ablation_changes_one_thing(name):
         ("data.image_size", 40, "data.image_size is 40; it must be a multiple of 16 for small-cnn."),
         ("data.split.train", 0.9, '{"train": 0.9, "validation": 0.1, "test": 0.1}; its shares must sum to 1.'),
         ("data.views", 48, "data.views is 48; it must be at most 24"),
-        ("data.views", 4, "pretrain.views_per_object is 8; it must be at most data.views = 4."),
-        ("context.pairs_per_object", 8, "is 8; it must be at most half of pretrain.views_per_object = 8."),
-        ("context.pairs_per_object", 3, "is 3; it must be a divisor of model.block_size / 2 = 64."),
-        ("pretrain.objects_per_step", 4, "is 4; it must be at least 16, for a context of 64 pairs, 4 of each object."),
+        ("pretrain.views_per_object", 20, "pretrain.views_per_object is 20; it must be at most data.views = 16."),
+        ("context.pairs_per_object", 8, "is 8; it must be at most half of pretrain.views_per_object = 2."),
+        (
+            "runs.contextssl",
+            {"base": "contextssl", "study": "main", "pairs_per_object": 3, "views_per_object": 6},
+            "context.pairs_per_object is 3; it must be a divisor of model.block_size / 2 = 64",
+        ),
+        ("pretrain.objects_per_step", 4, "is 4; it must be at least 64, for a context of 64 pairs, 1 of each object."),
     ],
 )
 def test_what_does_not_hold_is_one_sentence(key, value, sentence):
@@ -215,7 +221,7 @@ def test_a_file_that_is_absent(tmp_path):
 def test_numbers_are_typed_as_declared(tmp_path):
     file = tmp_path / "params.yaml"
     text = PROFILES["laptop"].read_text(encoding="utf-8")
-    file.write_text(text.replace("weight_decay: 0.3 ", "weight_decay: 5e-5 ").replace("fraction: 0.1 ", "fraction: 0 "))
+    file.write_text(text.replace("weight_decay: 0.1 ", "weight_decay: 5e-5 ").replace("fraction: 0.1 ", "fraction: 0 "))
     pretrain = settings.load(file).pretrain
     assert pretrain.weight_decay == 5e-5
     assert isinstance(pretrain.warmup_fraction, float)
@@ -255,9 +261,9 @@ def test_the_run_counts_before_its_base_before_the_bases_base_before_the_section
 
 def test_what_a_run_says_of_itself():
     params = loaded("laptop")
-    assert [run.name for run in params.study("main")] == ["contextssl", "simclr"]
-    assert params.run("contextssl").images == 3000 * 16 * 8
-    assert params.run("contextssl").sections == ("main",)
+    assert [run.name for run in params.study("main")] == ["contextssl", "simclr", "without-auxiliary"]
+    assert params.run("contextssl").images == 1500 * 64 * 2
+    assert params.run("contextssl").sections == ("main", "auxiliary")
     assert [params.run(n).label for n in ("simclr-plus-c0", "vicreg-plus")] == ["simclr-plus-c0", "vicreg-plus"]
     assert [params.run(n).trained_group for n in ("sie-both", "contextssl")] == ["rotation+color", None]
     with pytest.raises(ValueError, match="'simcrl' is an unknown run; did you mean simclr?"):
@@ -281,7 +287,7 @@ def experiment(tmp_path, override):
     ("override", "warm", "cold"),
     [
         ("pretrain.temperature=0.5", ["contextssl", "mask-000", "mask-090"], []),
-        ("+bases.masking.temperature=0.5", ["mask-000", "mask-090", "without-auxiliary"], ["contextssl"]),
+        ("+bases.masking.temperature=0.5", ["mask-000", "mask-090"], ["without-auxiliary", "contextssl"]),
         ("bases.augmented.temperature=0.5", ["crop-blur-contextssl", "color-blur-contextssl"], ["contextssl"]),
         ("+runs.mask-090.temperature=0.5", ["mask-090"], ["mask-000"]),
         ("+runs.new={base: masking, temperature: 0.5}", ["new"], ["mask-090"]),
@@ -289,7 +295,7 @@ def experiment(tmp_path, override):
 )
 def test_an_experiment_is_one_override(tmp_path, override, warm, cold):
     params = experiment(tmp_path, override)
-    assert [params.run(name).pretrain.temperature for name in warm + cold] == [0.5] * len(warm) + [0.2] * len(cold)
+    assert [params.run(name).pretrain.temperature for name in warm + cold] == [0.5] * len(warm) + [0.3] * len(cold)
 
 
 @pytest.mark.parametrize(
@@ -342,9 +348,9 @@ def planned(*overrides):
     ("override", "changed"),
     [
         ("+runs.mask-090.temperature=0.5", {"masking-training", "masking-evaluation"}),
-        ("+bases.masking.probe_epochs=1", {"masking-evaluation", "auxiliary-evaluation"}),
+        ("+bases.masking.probe_epochs=1", {"masking-evaluation"}),
         ("mimic.patients=300", {"mimic-training", "mimic-evaluation"}),
-        ("runs.mask-090.sections=[masking]", {"masking-evaluation"}),
+        ("+runs.mask-090.sections=[masking, main]", {"masking-evaluation"}),
         ("device.jobs=1", set()),
     ],
 )

@@ -12,12 +12,12 @@ SECTIONS = {
         action_read_in="balanced", auxiliary_hidden=16, projector_dim=16, projector_out=16,
     ),
     "context": dict(
-        mask_probability=0.5, mask_probability_end=0.1, mask_unit="token", mask_per_layer=False, negatives="context",
-        group_per="context", auxiliary_tokens="both", pairs_per_object=2,
+        mask_probability=0.5, mask_probability_end=0.1, mask_ramp_start=0.0, mask_unit="token", mask_per_layer=False,
+        negatives="context", group_per="context", auxiliary_tokens="both", pairs_per_object=2,
     ),
     "pretrain": dict(
-        steps=12, objects_per_step=6, views_per_object=4, contexts_per_step=4, learning_rate=3e-3, weight_decay=0.1,
-        warmup_fraction=0.1, temperature=0.2, info_nce_weight=2.0, auxiliary_weight=3.0, label_weight=0.0,
+        steps=12, objects_per_step=6, views_per_object=4, contexts_per_step=4, optimizer="adamw", learning_rate=3e-3,
+        muon_learning_rate=0.02, weight_decay=0.1, warmup_fraction=0.1, temperature=0.2, info_nce_weight=2.0, auxiliary_weight=3.0, label_weight=0.0,
         label_shift=2, gradient_clip=1.0, checkpoint_every=5,
     ),
     "baselines": dict(
@@ -26,7 +26,7 @@ SECTIONS = {
     "evaluate": dict(
         representation_tasks=("individual", "relative", "classes"),
         embedding_tasks=("individual", "relative", "classes"), context_kinds=("rotation", "color", "none"),
-        context_lengths=(0, 2, 6), context_source="train", context_seed=0, train_images=48, validation_images=24,
+        context_lengths=(0, 2, 6), context_source="train", context_seeds=(0, 1), shortcut_masks=(0.1, 0.9), train_images=48, validation_images=24,
         test_images=24, retrieval_objects=5, probes=("paper",), probe_widths=(16,), probe_epochs=2,
         probe_linear_epochs=2, probe_batch=16, probe_learning_rate=3e-3, ridge_penalties=(1.0,), sample_seed=0,
     ),

@@ -54,13 +54,13 @@ class VICReg(SimCLR):
 
 
 class _Action(nn.Module):
-    """The components of an action that belong to the groups trained for, in units of their standard deviation."""
+    """The components of an action that belong to the groups trained for, in units of their root mean square."""
 
-    def __init__(self, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
+    def __init__(self, groups: Sequence[str], columns: Mapping[str, slice], scale: Tensor) -> None:
         super().__init__()
-        chosen = active_components(["+".join(groups)], columns, len(std))[0].nonzero()[:, 0]
+        chosen = active_components(["+".join(groups)], columns, len(scale))[0].nonzero()[:, 0]
         self.register_buffer("chosen", chosen)
-        self.register_buffer("scale", std[chosen].clone())
+        self.register_buffer("scale", scale[chosen].clone())
         self.width = len(chosen)
 
     def forward(self, a: Tensor) -> Tensor:
@@ -75,15 +75,15 @@ class EquiMod(nn.Module):
 
     Args:
         spec: the settings ``model``. size: of a sample, see `lib.method.models.Encoder`. groups: trained for.
-        columns: `lib.data.views.GROUPS`. std: (A,) standard deviation of the actions of the training set.
+        columns: `lib.data.views.GROUPS`. scale: (A,) root mean square of the actions of the training set.
     """
 
-    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
+    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], scale: Tensor) -> None:
         super().__init__()
         self.encoder = Encoder(spec, size)
         self.invariant = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
         self.equivariant = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
-        self.action = _Action(groups, columns, std)
+        self.action = _Action(groups, columns, scale)
         self.read_in = nn.Sequential(
             nn.Linear(self.action.width, spec.projector_out), nn.BatchNorm1d(spec.projector_out)
         )
@@ -112,11 +112,11 @@ class SEN(nn.Module):
     InfoNCE in place of its triplet loss, as Garrido et al. (2023) and appendix B.4 have it.  Args as for `EquiMod`.
     """
 
-    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
+    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], scale: Tensor) -> None:
         super().__init__()
         self.encoder = Encoder(spec, size)
         self.projector = Projector(spec.feature_dim, spec.projector_dim, spec.projector_out)
-        self.action = _Action(groups, columns, std)
+        self.action = _Action(groups, columns, scale)
         self.transition = mlp(spec.projector_out + self.action.width, spec.projector_dim, spec.projector_out)
         self.embedding_dim = spec.projector_out
 
@@ -141,14 +141,14 @@ class SIE(nn.Module):
     Args as for `EquiMod`.
     """
 
-    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], std: Tensor) -> None:
+    def __init__(self, spec, size: int, groups: Sequence[str], columns: Mapping[str, slice], scale: Tensor) -> None:
         super().__init__()
         half = self.half = spec.feature_dim // 2
         self.width = self.embedding_dim = spec.projector_out // 2
         self.encoder = Encoder(spec, size)
         self.invariant = Projector(half, spec.projector_dim // 2, self.width)
         self.equivariant = Projector(half, spec.projector_dim // 2, self.width)
-        self.action = _Action(groups, columns, std)
+        self.action = _Action(groups, columns, scale)
         self.hypernetwork = nn.Linear(self.action.width, self.width**2, bias=False)
         # W(a) of a typical action keeps the embedding's scale; torch's default would enlarge it many times.
         nn.init.normal_(self.hypernetwork.weight, std=(self.width * self.action.width) ** -0.5)
@@ -159,8 +159,12 @@ class SIE(nn.Module):
 
     def predict(self, z: Tensor, a: Tensor) -> Tensor:
         """Features (N, F) and actions (N, A) to predicted embeddings (N, E / 2): W(a) times the embedding."""
-        weight = self.hypernetwork(self.action(a)).unflatten(-1, (self.width, self.width))
-        return (weight @ self.embed(z)[..., None])[..., 0]
+        return self._transform(self.embed(z), a)
+
+    def _transform(self, embedding: Tensor, a: Tensor) -> Tensor:
+        """W(a) z as the sum of a_k W_k z, which never holds a matrix for each sample: (N, E / 2) to (N, E / 2)."""
+        matrices = self.hypernetwork.weight.T.unflatten(-1, (self.width, self.width))
+        return (self.action(a)[..., None] * torch.einsum("kij,nj->nki", matrices, embedding)).sum(1)
 
     def losses(self, z1: Tensor, z2: Tensor, a: Tensor, run) -> dict[str, Tensor]:
         """VICReg's terms on both halves, the equivariant one with the prediction in place of the first view.
@@ -169,7 +173,8 @@ class SIE(nn.Module):
         """
         weights = run.baselines
         invariant1, invariant2 = self.invariant(z1[:, : self.half]), self.invariant(z2[:, : self.half])
-        embedding1, embedding2, predicted = self.embed(z1), self.embed(z2), self.predict(z1, a)
+        embedding1, embedding2 = self.embed(z1), self.embed(z2)
+        predicted = self._transform(embedding1, a)
         invariance, _, _ = losses.vicreg_terms(invariant1, invariant2)
         equivariance = (predicted - embedding2).square().mean()
         _, variance, covariance = losses.vicreg_terms(

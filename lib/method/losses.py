@@ -34,19 +34,28 @@ def info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
     return (F.cross_entropy(logits.flatten(0, 1), target) + F.cross_entropy(logits.mT.flatten(0, 1), target)) / 2
 
 
-def info_nce_batch(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+def info_nce_batch(x: Tensor, y: Tensor, temperature: float, images: tuple[Tensor, Tensor]) -> Tensor:
     """InfoNCE as the released code computes it: every other token of every context is a negative.
 
     x-tokens are negatives of x-tokens too, contexts of different groups meet, and cosines are clamped from below at
-    1e-7, which silences the gradient of each pair that is already more than orthogonal.
+    1e-7, which silences the gradient of each pair that is already more than orthogonal. A token of the same image as the
+    anchor or as its partner is no negative (in the release, whose contexts share no image, there is none).
 
-    Args and returns as for `info_nce`; log(2BK - 1) for a constant model.
+    Args:
+        x, y, temperature: as for `info_nce`.
+        images: numbers of the images in the tokens x and y, (B, K) each.
+
+    Returns:
+        Scalar, in nats; log(2BK - 1) for a constant model without equal images.
     """
     _check_pairs(x, y)
     tokens = F.normalize(torch.stack([x, y], dim=2).flatten(0, 2), dim=-1)
     logits = (tokens @ tokens.T).clamp(min=1e-7) / temperature
-    logits = logits.masked_fill(torch.eye(len(tokens), dtype=torch.bool, device=x.device), float("-inf"))
-    return F.cross_entropy(logits, torch.arange(len(tokens), device=x.device) ^ 1)
+    partner = torch.arange(len(tokens), device=x.device) ^ 1
+    image = torch.stack(tuple(images), dim=2).flatten().to(x.device)
+    same = (image[:, None] == image) | (image[partner][:, None] == image)
+    same[torch.arange(len(tokens), device=x.device), partner] = False
+    return F.cross_entropy(logits.masked_fill(same, float("-inf")), partner)
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:

@@ -62,3 +62,17 @@ def random_context_mask(
     else:
         raise ValueError(f"mask_unit must be 'token' or 'pair'; got {unit!r}.")
     return pair_causal_mask(tokens) & (keep | torch.eye(tokens, dtype=torch.bool))
+
+
+def mask_probability(context, progress: float) -> float:
+    """p at a moment of the training: constant at first, as in the paper, then on a straight line to its last value.
+
+    A token that sees a tenth of its past has never been asked with a whole context of more than a dozen tokens. The
+    line's end, where contexts are nearly whole, teaches their length; most of the training before closes the shortcut.
+
+    Args:
+        context: the settings ``context``: ``mask_probability`` until the share ``mask_ramp_start`` of the training, and
+            ``mask_probability_end`` at its end. progress: share of the training that is done, in [0, 1].
+    """
+    ramp = max(0.0, (progress - context.mask_ramp_start) / (1 - context.mask_ramp_start))
+    return context.mask_probability + ramp * (context.mask_probability_end - context.mask_probability)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib.data.views import Views
 from lib.method import losses, sampling
 from lib.method.baselines import SEN, SIE, EquiMod, SimCLR, VICReg
-from lib.method.masking import random_context_mask
+from lib.method.masking import mask_probability, random_context_mask
 from lib.method.models import ContextSSL, sphere
 from lib.method.sampling import Batch, Draws, Pairs, active_components, interleave, restrict
 
@@ -25,9 +25,8 @@ def contextssl_step(
 ) -> dict[str, Tensor]:
     """ContextSSL (section 3.2): ``loss`` (weighted sum), ``info_nce``, and with a weight ``auxiliary`` and ``label``.
 
-    Negatives live within a context, so several devices need to exchange gradients only. The mask probability moves with
-    progress from its first to its last value: late contexts are then nearly whole, as they are when the trained model
-    is asked. The group ``none`` aligns pairs without telling the action.
+    Negatives live within a context, so several devices need to exchange gradients only. The
+    group ``none`` aligns pairs without telling the action.
     """
     context, spec = run.context, run.pretrain
     contexts, tokens, layers = spec.contexts_per_step, run.model.block_size, run.model.layers
@@ -36,7 +35,7 @@ def contextssl_step(
     latents_x, latents_y = _gather(batch.targets.flatten(0, 1), pairs.x, pairs.y)
     a = restrict(views.action(latents_x, latents_y), groups, views.groups)
 
-    p = context.mask_probability + progress * (context.mask_probability_end - context.mask_probability)
+    p = mask_probability(context, progress)
     generator, different = draws("masks"), layers if context.mask_per_layer else 1
     masks = [
         random_context_mask(contexts, tokens, p, context.mask_unit, generator).to(a.device) for _ in range(different)
@@ -44,8 +43,10 @@ def contextssl_step(
     h = model.predictor(interleave(z_x, z_y), interleave(a, torch.zeros_like(a)), masks)
     h_x, h_y = h[:, 0::2], h[:, 1::2]
 
-    info_nce = losses.info_nce if context.negatives == "context" else losses.info_nce_batch
-    parts = {"info_nce": info_nce(h_x, h_y, spec.temperature)}
+    if context.negatives == "context":
+        parts = {"info_nce": losses.info_nce(h_x, h_y, spec.temperature)}
+    else:
+        parts = {"info_nce": losses.info_nce_batch(h_x, h_y, spec.temperature, pairs)}
     total = spec.info_nce_weight * parts["info_nce"]
     if model.auxiliary is not None:
         # Standardized latents of y, whichever token must tell them: a constant predictor has error 1.
@@ -142,13 +143,15 @@ def _labels_of_y(batch: Batch, pairs: Pairs) -> Tensor:
 
 
 def target_statistics(views: Views) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and standard deviation of the latents, and standard deviation of the actions, each (A,), of training views.
+    """Mean and deviation of the latents, and root mean square of the actions, each (A,), of training views.
 
-    The action's are those of neighboring views of an object, a sample large enough and the same at every call.
+    Actions are those of neighboring views of an object, a sample large enough and the same at every call. They are not
+    centered, since zero is the action that does nothing (or the one that is not told); their deviation would be a wrong
+    unit: a quaternion's w is near 1 for small rotations, and deviates by little.
     """
     targets = views.targets.unflatten(0, (-1, views.views))[views.objects("train")]
     actions = views.action(targets[:, :-1], targets[:, 1:]).flatten(0, 1)
-    return targets.flatten(0, 1).mean(0), targets.flatten(0, 1).std(0), actions.std(0)
+    return targets.flatten(0, 1).mean(0), targets.flatten(0, 1).std(0), actions.square().mean(0).sqrt()
 
 
 def contextssl_model(run, views: Views) -> ContextSSL:
@@ -192,14 +195,14 @@ _PAIR, _CONTEXT = ("model", "pretrain"), ("model", "context", "pretrain")
 
 #: Name, as in params.yaml -> what it is.
 METHODS = {
-    "contextssl": Method(2, _CONTEXT, contextssl_model, contextssl_step),
-    "simclr": Method(2, _PAIR, partial(invariant_model, SimCLR), pair_step),
-    "vicreg": Method(2, (*_PAIR, "baselines"), partial(invariant_model, VICReg), pair_step),
-    "simclr-plus": Method(2, _CONTEXT, plus_model, partial(plus_step, simclr_plus)),
-    "vicreg-plus": Method(2, (*_CONTEXT, "baselines"), plus_model, partial(plus_step, vicreg_plus)),
-    "equimod": Method(2, _PAIR, partial(equivariant_model, EquiMod), pair_step),
-    "sen": Method(2, _PAIR, partial(equivariant_model, SEN), pair_step),
-    "sie": Method(2, (*_PAIR, "baselines"), partial(equivariant_model, SIE), pair_step),
+    "contextssl": Method(3, _CONTEXT, contextssl_model, contextssl_step),
+    "simclr": Method(3, _PAIR, partial(invariant_model, SimCLR), pair_step),
+    "vicreg": Method(3, (*_PAIR, "baselines"), partial(invariant_model, VICReg), pair_step),
+    "simclr-plus": Method(3, _CONTEXT, plus_model, partial(plus_step, simclr_plus)),
+    "vicreg-plus": Method(3, (*_CONTEXT, "baselines"), plus_model, partial(plus_step, vicreg_plus)),
+    "equimod": Method(3, _PAIR, partial(equivariant_model, EquiMod), pair_step),
+    "sen": Method(3, _PAIR, partial(equivariant_model, SEN), pair_step),
+    "sie": Method(3, (*_PAIR, "baselines"), partial(equivariant_model, SIE), pair_step),
 }
 
 

@@ -18,10 +18,10 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class SmallCNN(nn.Sequential):
-    """Overlapping patches of 8 x 8 pixels, then three 3 x 3 convolutions at a quarter and an eighth of the resolution.
+    """Strided 3 x 3 convolutions, two at each of four resolutions.
 
-    Early strides make it cheap, and in a regression of the latents it reads poses of unseen objects better than twice
-    as many layers that start at half of the resolution.
+    Three layers fewer with a larger stride at the start take .42 of its time, but read less of the pose: of unseen
+    objects R² .74 instead of .82 after 1,500 steps (results/trials.csv).
 
     Args:
         feature_dim: F.
@@ -32,12 +32,12 @@ class SmallCNN(nn.Sequential):
         if image_size % 16:
             raise ValueError(f"data.image_size must be a multiple of 16 for the small CNN; got {image_size}.")
         layers, channels = [], 3
-        for width, kernel, stride, padding in ((32, 8, 4, 2), (32, 3, 1, 1), (64, 3, 2, 1), (64, 3, 1, 1)):
-            convolution = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
-            channels = width
+        for width in (16, 32, 64, 128):
+            for stride in (2, 1):
+                layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
         # Flattened, not averaged: pose sits in where things are.
-        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * (image_size // 8) ** 2, feature_dim))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * (image_size // 16) ** 2, feature_dim))
 
 
 class Encoder(nn.Module):
@@ -127,21 +127,21 @@ class ContextTransformer(nn.Module):
         width, layers, heads: of the transformer.
         output_dim: E.
         action_read_in: ``paper``: one linear layer on the concatenation [feature; action], as published. ``balanced``:
-            the same layer, but on the layer-normed feature and the action in units of its standard deviation, with
+            the same layer, but on the layer-normed feature and the action in units of its root mean square, with
             weights that give both parts equal scale, so that an action of six small numbers is heard beside a wide
             feature from the first step.
-        action_std: (A,) standard deviation of the actions of the training set; used by ``balanced`` alone.
+        action_scale: (A,) root mean square of the actions of the training set; used by ``balanced`` alone.
     """
 
     def __init__(
         self, feature_dim: int, action_dim: int, width: int, layers: int, heads: int, output_dim: int,
-        action_read_in: str, action_std: Tensor,
+        action_read_in: str, action_scale: Tensor,
     ) -> None:  # fmt: skip
         super().__init__()
         balanced = action_read_in == "balanced"
         self.feature_dim, self.action_dim = feature_dim, action_dim
         self.feature_norm = nn.LayerNorm(feature_dim) if balanced else nn.Identity()
-        self.register_buffer("action_scale", action_std.clone() if balanced else torch.ones(action_dim))
+        self.register_buffer("action_scale", action_scale.clone() if balanced else torch.ones(action_dim))
         self.read_in = nn.Linear(feature_dim + action_dim, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -243,19 +243,19 @@ class ContextSSL(nn.Module):
     Args:
         spec: the settings ``model``. size: of a sample, see `Encoder`.
         target_mean, target_std: (A,) of the latents that the auxiliary predictor must tell.
-        action_std: (A,) of the actions.
+        action_scale: (A,) root mean square of the actions.
         auxiliary: with the auxiliary predictor (SimCLR+, VICReg+ and one ablation have none).
     """
 
     def __init__(
-        self, spec, size: int, target_mean: Tensor, target_std: Tensor, action_std: Tensor, auxiliary: bool
+        self, spec, size: int, target_mean: Tensor, target_std: Tensor, action_scale: Tensor, auxiliary: bool
     ) -> None:
         super().__init__()
-        actions, self.embedding_dim = len(action_std), spec.output_dim
+        actions, self.embedding_dim = len(action_scale), spec.output_dim
         self.encoder = Encoder(spec, size)
         self.predictor = ContextTransformer(
             spec.feature_dim, actions, spec.width, spec.layers, spec.heads, spec.output_dim, spec.action_read_in,
-            action_std,
+            action_scale,
         )  # fmt: skip
         self.auxiliary = AuxiliaryPredictor(spec.output_dim, spec.auxiliary_hidden, actions) if auxiliary else None
         self.register_buffer("target_mean", target_mean.clone())

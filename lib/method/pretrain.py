@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from lib.data.views import Views
 from lib.method.methods import Step, build
+from lib.method.optimizers import build_optimizer, one_cycle
 from lib.method.sampling import Draws, sample_batch
 
 
@@ -41,13 +43,9 @@ def pretrain(
     if fabric.world_size > 1:
         step_module = nn.SyncBatchNorm.convert_sync_batchnorm(step_module)
     # Not fused in half precision: such a step unscales by itself, and leaves no gradient to clip.
-    optimizer = torch.optim.AdamW(
-        step_module.parameters(), spec.learning_rate, weight_decay=spec.weight_decay, fused=run.precision != "16-mixed"
-    )
-    # OneCycleLR divides by the steps of the way up less one.
-    warmup = spec.warmup_fraction if spec.steps * spec.warmup_fraction != 1 else 1.5 / spec.steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, spec.learning_rate, total_steps=spec.steps, pct_start=warmup
+    optimizer = build_optimizer(step_module, spec, fused=run.precision != "16-mixed")
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, partial(one_cycle, steps=spec.steps, warmup_fraction=spec.warmup_fraction)
     )
     module, optimizer = fabric.setup(step_module, optimizer)
     state = {"step": 0, "history": [], "running": []}

@@ -66,9 +66,9 @@ def sample_pairs(
 ) -> Pairs:
     """Draw contexts from views that are encoded once: encode once, pair many times.
 
-    Each context takes K / m random objects and m disjoint pairs of two views of each, in random order. With m > 1
-    some negatives y_j show the *same object* as the anchor, so that InfoNCE cannot be solved by identity alone: only
-    where the object has turned to (or which color it has) tells them apart.
+    Each context takes K / m random objects and m disjoint pairs of two views of each, in random order; no two contexts
+    share an object if there are enough, else each draws anew. With m > 1 some negatives y_j show the *same object* as
+    the anchor: only where the object has turned to (or which color it has) tells them apart.
 
     Args:
         contexts: B. pairs: K. objects: O encoded in this step. views: V of each. pairs_per_object: m.
@@ -84,8 +84,12 @@ def sample_pairs(
             f"in a step; got {views} views of {objects} objects. Change pretrain.objects_per_step or "
             "pretrain.views_per_object."
         )
-    chosen = torch.rand(contexts, objects, generator=generator).argsort(1)[:, : pairs // m]
-    view = torch.rand(contexts, pairs // m, views, generator=generator).argsort(-1)[..., : 2 * m]
+    each = pairs // m
+    if contexts * each <= objects:
+        chosen = torch.randperm(objects, generator=generator)[: contexts * each].view(contexts, each)
+    else:
+        chosen = torch.rand(contexts, objects, generator=generator).argsort(1)[:, :each]
+    view = torch.rand(contexts, each, views, generator=generator).argsort(-1)[..., : 2 * m]
     position = (chosen[..., None] * views + view).reshape(contexts, pairs, 2)
     order = torch.rand(contexts, pairs, generator=generator).argsort(1)
     position = position.gather(1, order[..., None].expand(-1, -1, 2))

@@ -12,7 +12,12 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from fairlearn.metrics import demographic_parity_difference, equal_opportunity_difference, equalized_odds_difference
+from fairlearn.metrics import (
+    demographic_parity_difference,
+    equal_opportunity_difference,
+    equalized_odds_difference,
+    false_positive_rate_difference,
+)
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -24,9 +29,11 @@ from lib.evaluation.embeddings import context_caches, embed, encode
 from lib.evaluation.evaluate import COLUMNS
 
 #: Raise it whenever the same model and persons give other numbers: finished evaluations are kept under it.
-VERSION = 2
+VERSION = 3
 #: Differences between the groups: 0 is equal.
-GAPS = ("equalized_odds", "equality_of_opportunity", "demographic_parity")
+GAPS = ("equalized_odds", "equality_of_opportunity", "predictive_equality", "demographic_parity")
+#: Those of them that compare error rates, one each; told at the base rate, too, so that thresholds do not decide.
+RATES = ("equality_of_opportunity", "predictive_equality")
 
 
 def gaps(truth: np.ndarray, decision: np.ndarray, attribute: np.ndarray) -> dict[str, float]:
@@ -37,8 +44,9 @@ def gaps(truth: np.ndarray, decision: np.ndarray, attribute: np.ndarray) -> dict
 
     Returns:
         ``equalized_odds``: the larger of the differences of true positive and of false positive rates (Hardt et al.
-        2016; fairlearn). ``equality_of_opportunity``: that of true positive rates alone. ``demographic_parity``: that
-        of the shares of positive decisions, whatever the truth.
+        2016; fairlearn). ``equality_of_opportunity``: that of true positive rates alone. ``predictive_equality``: that
+        of false positive rates alone (Chouldechova 2017). ``demographic_parity``: that of the shares of positive
+        decisions, whatever the truth.
 
     Raises:
         ValueError: a group has no positive or no negative, so that a rate is not defined.
@@ -49,12 +57,18 @@ def gaps(truth: np.ndarray, decision: np.ndarray, attribute: np.ndarray) -> dict
                 f"The group {value} has {int((attribute == value).sum())} persons of one outcome only, so its error "
                 "rates are not defined; take more persons."
             )
-    measures = (equalized_odds_difference, equal_opportunity_difference, demographic_parity_difference)
+    measures = (
+        equalized_odds_difference, equal_opportunity_difference, false_positive_rate_difference,
+        demographic_parity_difference,
+    )  # fmt: skip
     return {name: float(of(truth, decision, sensitive_features=attribute)) for name, of in zip(GAPS, measures)}
 
 
 def score(name: str, truth: np.ndarray, probability: np.ndarray, attribute: np.ndarray) -> dict[str, float]:
     """``<name>_accuracy`` of the likeliest class; for two classes ``<name>_auc`` and `gaps` at one half, too.
+
+    ``<gap>_at_base_rate`` is one of `RATES` where as many persons get a yes as deserve one, those with the highest
+    probability: at one half a weak classifier says yes to few, and few yeses make small gaps.
 
     Args:
         name: of the outcome. truth: (N,) classes 0 .. K - 1. probability: (N, K). attribute: (N,) of 0 and 1.
@@ -64,7 +78,42 @@ def score(name: str, truth: np.ndarray, probability: np.ndarray, attribute: np.n
     if probability.shape[1] == 2:
         found[f"{name}_auc"] = float(roc_auc_score(truth, probability[:, 1]))
         found |= gaps(truth, decision, attribute)
+        found |= _gaps_at_base_rate(truth, probability[:, 1], attribute)
     return found
+
+
+def _gaps_at_base_rate(truth: np.ndarray, score: np.ndarray, attribute: np.ndarray) -> dict[str, float]:
+    """Yes to the highest scores, as often as it is deserved; the yeses left for equal scores are shared among them."""
+    threshold = np.sort(score)[-truth.sum()]
+    above, equal = score > threshold, score == threshold
+    yes = above + equal * (truth.sum() - above.sum()) / equal.sum()
+    rates = pd.Series(yes).groupby([truth, attribute]).mean().unstack()
+    return {f"{gap}_at_base_rate": float(abs(rates.at[t, 1] - rates.at[t, 0])) for t, gap in zip((1, 0), RATES)}
+
+
+def matched(rows: pd.DataFrame, outcome: str) -> pd.DataFrame:
+    """`RATES` at the base rate and at one AUC for all, as rows of the metrics ``<gap>_matched``.
+
+    Whoever judges a person, with chance 1 - w, by the score of another person drawn at random says yes as often as
+    before, while AUC - 1/2 and both gaps shrink to the share w (notebook 31 derives it). So each row's classifier is
+    weakened to the lowest AUC of all rows. A constant, whose AUC is one half, has no such row.
+
+    Args:
+        rows: evaluations and references with `score` of the outcome. outcome: name of one with two classes.
+    """
+    same = rows.columns.difference(["metric", "value", "floor"], sort=False).tolist()
+    auc = rows.loc[(rows["metric"] == f"{outcome}_auc") & (rows["value"] > 0.5), [*same, "value"]]
+    share = (auc["value"].min() - 0.5) / (auc["value"] - 0.5)
+    at_base_rate = rows[rows["metric"].isin([f"{gap}_at_base_rate" for gap in RATES])]
+    found = at_base_rate.merge(auc[same].assign(share=share), on=same)
+    metric = found["metric"].str.replace("_at_base_rate", "_matched")
+    return found.assign(metric=metric, value=found["value"] * found["share"], floor=np.nan)[rows.columns]
+
+
+def over_contexts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the mean over the contexts that a checkpoint was read under: one number for each seed."""
+    same = rows.columns.difference(["context_seed", "value"], sort=False).tolist()
+    return rows.groupby(same, dropna=False, sort=False)["value"].mean().reset_index()
 
 
 def persons(views, split: str) -> torch.Tensor:
@@ -119,34 +168,37 @@ def evaluate_fairness(
     model, views, run, seed: int, report: Callable[[float], None] | None = None, *,
     outcomes: Mapping[str, np.ndarray], test: str = "test",
 ) -> pd.DataFrame:  # fmt: skip
-    """`read` of the embedding under each kind and length of context, as rows with the columns of an evaluation.
+    """`read` of the embedding under each kind, length and draw of the context, as rows with columns of an evaluation.
 
     ``environment`` is *invariant* where no action is told and *equivariant* else, as in paper/published.csv; ``floor``
-    is a constant's score. At length 0 both environments have the same values.
+    is a constant's score. At length 0 there is nothing to draw, and both environments have the same values.
 
     Args:
-        model: a ContextSSL. views: of persons. run: its ``evaluate`` has the contexts. report: gets the share done.
+        model: a ContextSSL. views: of persons. run: its ``evaluate`` has the contexts and their seeds. report: gets the
+            share done.
         outcomes, test: as for `read`.
     """
     spec, device, floors = run.evaluate, next(model.parameters()).device, constant(views, outcomes, test)
     features = encode(model, views, torch.arange(len(views.targets)), device, batch=8192)
-    caches = context_caches(model, views, spec, device)
+    caches = {draw: context_caches(model, views, spec, device, draw) for draw in spec.context_seeds}
     rows: list[dict] = []
-    # No context is one cell, whatever its kind.
-    cells = [(spec.context_kinds[0], 0), *product(spec.context_kinds, spec.context_lengths[1:])]
-    for done, (kind, length) in enumerate(cells, 1):
-        table = embed(model, features, None, caches[kind].prefix(length)).cpu().numpy()
-        found = read(table, views, outcomes, test)
+    # No context is one cell, whatever its kind and draw.
+    cells = [(None, spec.context_kinds[0], 0)]
+    cells += product(spec.context_seeds, spec.context_kinds, [length for length in spec.context_lengths if length])
+    for done, (draw, kind, length) in enumerate(cells, 1):
+        cache = caches[spec.context_seeds[0] if draw is None else draw][kind].prefix(length)
+        found = read(embed(model, features, None, cache).cpu().numpy(), views, outcomes, test)
         for same in spec.context_kinds if length == 0 else (kind,):
             environment = "invariant" if same == "none" else "equivariant"
             rows += [
-                {"run": run.name, "method": run.label, "seed": seed, "space": "embedding", "environment": environment,
-                 "context_length": length, "objects": "all", "metric": metric, "value": value, "floor": floors[metric]}
+                {"run": run.name, "method": run.label, "seed": seed, "context_seed": draw, "space": "embedding",
+                 "environment": environment, "context_length": length, "objects": "all", "metric": metric,
+                 "value": value, "floor": floors[metric]}
                 for metric, value in found.items()
             ]  # fmt: skip
         if report:
             report(done / len(cells))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"context_seed": "Int64"})
 
 
 def dependencies(outcomes: Mapping[str, np.ndarray], test: str = "test") -> dict:
@@ -206,4 +258,4 @@ def reference_rows(run, references: Mapping[str, Mapping[str, Mapping[str, float
          "variant": f"columns={columns}", "metric": metric, "value": value}
         for name, of_columns in references.items()
         for columns, scores in of_columns.items() for metric, value in scores.items()
-    ], columns=COLUMNS).astype({"context_length": "Int64"})  # fmt: skip
+    ], columns=COLUMNS).astype({"context_length": "Int64", "context_seed": "Int64"})  # fmt: skip

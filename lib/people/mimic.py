@@ -7,7 +7,10 @@ sample      one hospital admission (HADM_ID): length of stay, diagnoses and pres
             while an ICU stay is a part of one.
 left out    patients below 18 at admission (newborns are a population of their own), stays that end before they begin
             (organ donors), admissions without a diagnosis, without an ICU stay or without any of the treatments below.
-            Deaths in hospital stay in: their stays are as long as they were.
+            Deaths in hospital stay in: their stays are as long as they were. What is missing or cannot be (an empty
+            date, an age of 150 years, a stay of two) leaves its admission out, too; each reason has its count.
+refused     what says that a whole file is damaged: two files of one table that differ, a table that was cut, codes,
+            keys or dates that another program changed as it saved the file again.
 features    gender (-1 woman, +1 man); age in years, at most 90 (MIMIC moves older ages to 300), and the number of
             diagnoses, both standardized on training rows; 0/1: type of admission, insurance, marital status, ethnicity
             in five groups, first care unit, chapter of the primary ICD-9 code (lowest SEQ_NUM), chapters of all codes.
@@ -24,6 +27,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +50,20 @@ COLUMNS = {
     "DIAGNOSES_ICD": ("HADM_ID", "SEQ_NUM", "ICD9_CODE"),
     "PRESCRIPTIONS": ("HADM_ID", "DRUG_TYPE", "DRUG"),
 }  # fmt: skip
+#: What a row is of no use without: such rows are counted and left out.
+REQUIRED = {
+    "PATIENTS": ("SUBJECT_ID",),
+    "ICUSTAYS": ("HADM_ID",),
+    "DIAGNOSES_ICD": ("HADM_ID", "ICD9_CODE"),
+    "PRESCRIPTIONS": ("HADM_ID", "DRUG"),
+}
+#: Share of all admissions that a table covers at least, else it was cut. The open demo has 100, 100 and 95 %; newborns,
+#: of whom the demo has none, seldom have prescriptions.
+COVERED = {"ICUSTAYS": 0.9, "DIAGNOSES_ICD": 0.9, "PRESCRIPTIONS": 0.75}
+#: Below so many admissions, or codes, a share says nothing.
+FEW_ADMISSIONS, FEW_CODES = 20, 300
+AGAIN = "copy it again from MIMIC-III v1.4"
+SAVED_AGAIN = "another program took it for a number and changed it as it saved the file again"
 #: Closed vocabularies of v1.4. Newborns are known, but left out with all below 18.
 CATEGORIES = {
     "GENDER": ("F", "M"),
@@ -84,6 +102,7 @@ class Records:
     subject: np.ndarray  # str (N,): SUBJECT_ID
     split: np.ndarray  # str (N,): train, validation, test
     left_out: Mapping[str, int]  # reason -> admissions, in the order in which the reasons are looked at
+    ignored: Mapping[str, int]  # reason -> rows of the other tables
 
     @property
     def long_stay(self) -> np.ndarray:
@@ -96,8 +115,8 @@ def read_tables(root: Path | str) -> dict[str, pd.DataFrame]:
 
     Column names may be in upper case (v1.4) or in lower case (the open demo).
 
-    Raises FileNotFoundError or ValueError, one sentence with the file's name, where a file or a column is missing or
-    a file cannot be read.
+    Raises FileNotFoundError or ValueError, one sentence with the file's name, where a file or a column is missing, a
+    file cannot be read or was cut, or the two files of a table differ.
     """
     root = Path(root)
     if not root.is_dir():
@@ -112,7 +131,18 @@ def _read(root: Path, table: str) -> pd.DataFrame:
     found = [path for path in (root / f"{table}.csv", root / f"{table}.csv.gz") if path.is_file()]
     if not found:
         raise FileNotFoundError(f"{root / table}.csv (or .csv.gz) is missing; copy it from MIMIC-III v1.4.")
-    path, wanted = found[0], COLUMNS[table]
+    frames = [_read_file(path, COLUMNS[table]) for path in found]
+    if not frames[0].equals(frames[-1]):
+        both = " and ".join(f"{path} ({len(frame):,} rows)" for path, frame in zip(found, frames))
+        raise ValueError(f"{both} are the same table but differ; keep the whole one and delete the other.")
+    for path in found:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            if not deque(file, maxlen=1)[0].endswith((b"\n", b"\r")):
+                raise ValueError(f"{path} cannot be used: it was cut, its last line has no end; copy it again.")
+    return frames[0]
+
+
+def _read_file(path: Path, wanted: tuple[str, ...]) -> pd.DataFrame:
     try:
         names = {name.upper(): name for name in pd.read_csv(path, nrows=0).columns}
         if missing := [name for name in wanted if name not in names]:
@@ -134,27 +164,83 @@ def _check_categories(frame: pd.DataFrame, table: str, columns: tuple[str, ...])
             )
 
 
+def _check_keys(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse keys that are no whole numbers, that are there twice, or that the other table lacks."""
+    for table, frame in tables.items():
+        for column in frame.columns.intersection(["SUBJECT_ID", "HADM_ID"]):
+            if len(wrong := frame.loc[~frame[column].str.fullmatch("[0-9]+"), column]):
+                raise ValueError(
+                    f'{table} has the {column} "{wrong.iloc[0]}", which is no whole number: {SAVED_AGAIN}; {AGAIN}.'
+                )
+    patients, admissions = tables["PATIENTS"], tables["ADMISSIONS"]
+    if len(unknown := admissions.loc[~admissions["SUBJECT_ID"].isin(patients["SUBJECT_ID"]), "SUBJECT_ID"]):
+        raise ValueError(
+            f"ADMISSIONS has the SUBJECT_ID {unknown.iloc[0]}, which PATIENTS lacks ({len(unknown):,} of "
+            f"{len(admissions):,} rows); copy both again from MIMIC-III v1.4."
+        )
+    for table, key, frame in (("PATIENTS", "SUBJECT_ID", patients), ("ADMISSIONS", "HADM_ID", admissions)):
+        if frame[key].duplicated().any():
+            raise ValueError(f"{table} has the {key} {frame.loc[frame[key].duplicated(), key].iloc[0]} twice; {AGAIN}.")
+
+
+def _check_coverage(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse a table that was cut: it covers too few admissions, or ADMISSIONS lacks too many of the table's."""
+    admissions = set(tables["ADMISSIONS"]["HADM_ID"])
+    for table, share in COVERED.items():
+        named = set(tables[table]["HADM_ID"])
+        both = len(named & admissions)
+        if len(admissions) >= FEW_ADMISSIONS and both < share * len(admissions):
+            raise ValueError(
+                f"{table} covers {both:,} of {len(admissions):,} admissions ({both / len(admissions):.0%}) and should "
+                f"cover at least {share:.0%}, so a part of it is missing; {AGAIN}."
+            )
+        if len(named) >= FEW_ADMISSIONS and both < share * len(named):
+            raise ValueError(
+                f"ADMISSIONS has {both:,} of {len(named):,} admissions of {table} ({both / len(named):.0%}) and should "
+                f"have at least {share:.0%}, so a part of it is missing; {AGAIN}."
+            )
+
+
 def _times(frame: pd.DataFrame, table: str, column: str) -> pd.Series:
-    """Seconds since 1970. Not differences of timestamps in ns: 300 years, the age of the oldest, do not fit."""
-    try:
-        return pd.to_datetime(frame[column], format="ISO8601").astype("datetime64[s]").astype("int64")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{table} has a {column} that is no time: {' '.join(str(error).split())}.") from error
+    """Seconds since 1970; NaN where the cell is empty. Raises ValueError for a cell that is no time."""
+    written = frame[column].str.fullmatch(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?", na=False)
+    times = pd.to_datetime(frame[column].where(written), format="ISO8601", errors="coerce")
+    if len(wrong := frame.loc[times.isna() & frame[column].notna(), column]):
+        raise ValueError(
+            f'{table} has a {column} that is no time such as 2150-12-31 23:59:00, "{wrong.iloc[0]}" ({len(wrong):,} '
+            f"of {len(frame):,} rows); {AGAIN}."
+        )
+    return (times.astype("datetime64[s]") - pd.Timestamp(0)).dt.total_seconds()
 
 
 def chapters(codes: pd.Series) -> np.ndarray:
     """Index into CHAPTER_NAMES of ICD-9 codes as MIMIC writes them (text without a dot, leading zeros kept).
 
-    Raises ValueError for a code that is none.
+    Raises ValueError for a code that is none, and for codes that a program has taken for numbers: 0389 (septicemia) is
+    then 389 (hearing loss), which looks like a code. That no code of many begins with 0 shows it; of the open demo's,
+    4 % do. Codes that were filled up to five digits (04019 for 4019) show in that none is shorter.
     """
-    digits = pd.to_numeric(codes.str.slice(0, 3), errors="coerce")
-    found = np.searchsorted(list(CHAPTERS.values()), digits.fillna(0))
+    numeric = codes[codes.str.fullmatch("[0-9]{3,5}")]
+    if len(wrong := codes[~codes.str.fullmatch("[0-9]{3,5}|[EV][0-9]{1,4}")]):
+        a_number = wrong.iloc[0][:1].isdigit()
+        raise ValueError(
+            f'DIAGNOSES_ICD has the ICD9_CODE "{wrong.iloc[0]}", which is no ICD-9 code as MIMIC-III writes it'
+            f"{': ' + SAVED_AGAIN if a_number else ''} ({len(wrong):,} of {len(codes):,} rows); {AGAIN}."
+        )
+    if len(numeric) >= FEW_CODES and not numeric.str.startswith("0").any():
+        raise ValueError(
+            f"None of the {len(numeric):,} numeric ICD9_CODEs of DIAGNOSES_ICD begins with 0, though some must: another "
+            "program took them for numbers and dropped the leading zeros as it saved the file again (0389, septicemia, "
+            f"is then 389, hearing loss); {AGAIN} and open it as text only."
+        )
+    if len(numeric) >= FEW_CODES and (numeric.str.len() == 5).all():
+        raise ValueError(
+            f"All {len(numeric):,} numeric ICD9_CODEs of DIAGNOSES_ICD have five digits, though most must have three or "
+            f"four: another program filled them up with zeros (4019, hypertension, is then 04019); {AGAIN}."
+        )
+    found = np.searchsorted(list(CHAPTERS.values()), pd.to_numeric(codes.str.slice(0, 3), errors="coerce").fillna(0))
     found = np.where(codes.str.startswith("E"), CHAPTER_NAMES.index("external"), found)
-    found = np.where(codes.str.startswith("V"), CHAPTER_NAMES.index("supplementary"), found)
-    wrong = digits.isna() & ~codes.str.match("[EV][0-9]")
-    if wrong.any():
-        raise ValueError(f'DIAGNOSES_ICD has the ICD9_CODE "{codes[wrong].iloc[0]}", which is no ICD-9 code.')
-    return found
+    return np.where(codes.str.startswith("V"), CHAPTER_NAMES.index("supplementary"), found)
 
 
 def split_of(subjects: np.ndarray, seed: int) -> np.ndarray:
@@ -175,46 +261,71 @@ def build_records(tables: Mapping[str, pd.DataFrame], seed: int) -> Records:
         tables: as `read_tables` and `synthetic` give them. seed: of the split.
 
     Raises:
-        ValueError: an unknown category, a time or a code that is none, or no admission is left.
+        ValueError: an unknown category, a key, a time or a code that is none, a table of which a part is missing, or
+            no admission is left.
     """
-    patients, admissions = tables["PATIENTS"], tables["ADMISSIONS"].copy()
-    stays, prescriptions = tables["ICUSTAYS"], tables["PRESCRIPTIONS"]
-    diagnoses = tables["DIAGNOSES_ICD"].dropna(subset="ICD9_CODE")
-    admissions["MARITAL_STATUS"] = admissions["MARITAL_STATUS"].fillna("UNKNOWN (DEFAULT)")
-    _check_categories(patients, "PATIENTS", ("GENDER",))
-    _check_categories(admissions, "ADMISSIONS", ("ADMISSION_TYPE", "INSURANCE", "MARITAL_STATUS"))
-    _check_categories(stays, "ICUSTAYS", ("FIRST_CAREUNIT",))
-    _check_categories(prescriptions, "PRESCRIPTIONS", ("DRUG_TYPE",))
-    if len(unknown := admissions.loc[~admissions["SUBJECT_ID"].isin(patients["SUBJECT_ID"]), "SUBJECT_ID"]):
-        raise ValueError(f"ADMISSIONS has the SUBJECT_ID {unknown.iloc[0]}, which PATIENTS lacks.")
-    for table, key, frame in (("PATIENTS", "SUBJECT_ID", patients), ("ADMISSIONS", "HADM_ID", admissions)):
-        if frame[key].duplicated().any():
-            raise ValueError(f"{table} has the {key} {frame.loc[frame[key].duplicated(), key].iloc[0]} twice.")
-
-    rows = admissions.merge(patients, on="SUBJECT_ID", how="left").set_index("HADM_ID")
-    admitted = _times(rows, "ADMISSIONS", "ADMITTIME")
-    rows["AGE"] = ((admitted - _times(rows, "PATIENTS", "DOB")) / SECONDS_PER_DAY / 365.2425).clip(upper=90)
-    rows["STAY"] = (_times(rows, "ADMISSIONS", "DISCHTIME") - admitted) / SECONDS_PER_DAY
-    rows["SPLIT"] = split_of(rows["SUBJECT_ID"], seed)
-    diagnoses = diagnoses.assign(CHAPTER=chapters(diagnoses["ICD9_CODE"]), SEQ_NUM=diagnoses["SEQ_NUM"].astype(float))
-    drugs = prescriptions[prescriptions["DRUG_TYPE"] == "MAIN"].dropna(subset="DRUG")
-    drugs = drugs.assign(DRUG=drugs["DRUG"].str.strip().str.lower())
-
-    left_out = {}
+    tables, ignored, left_out = dict(tables), {}, {}
+    for table, columns in REQUIRED.items():
+        for column in columns:
+            kept = tables[table].dropna(subset=column)
+            ignored[f"rows of {table} without {column}"] = len(tables[table]) - len(kept)
+            tables[table] = kept
+    rows = tables["ADMISSIONS"]
 
     def leave_out(reason: str, kept: pd.Series | np.ndarray) -> None:
         nonlocal rows
         left_out[reason], rows = int((~np.asarray(kept)).sum()), rows[np.asarray(kept)]
 
+    leave_out("no HADM_ID", rows["HADM_ID"].notna())
+    leave_out("no SUBJECT_ID", rows["SUBJECT_ID"].notna())
+    tables["ADMISSIONS"] = rows = rows.fillna({"MARITAL_STATUS": "UNKNOWN (DEFAULT)"})
+    patients, stays, prescriptions = tables["PATIENTS"], tables["ICUSTAYS"], tables["PRESCRIPTIONS"]
+    _check_categories(patients.dropna(subset="GENDER"), "PATIENTS", ("GENDER",))
+    _check_categories(rows, "ADMISSIONS", ("ADMISSION_TYPE", "INSURANCE", "MARITAL_STATUS"))
+    _check_categories(stays, "ICUSTAYS", ("FIRST_CAREUNIT",))
+    _check_categories(prescriptions, "PRESCRIPTIONS", ("DRUG_TYPE",))
+    _check_keys(tables)
+    _check_coverage(tables)
+
+    rows = rows.merge(patients, on="SUBJECT_ID", how="left").set_index("HADM_ID")
+    rows["SPLIT"] = split_of(rows["SUBJECT_ID"], seed)
+    admitted, discharged = (_times(rows, "ADMISSIONS", column) for column in ("ADMITTIME", "DISCHTIME"))
+    age = (admitted - _times(rows, "PATIENTS", "DOB")) / SECONDS_PER_DAY / 365.2425
+    rows["AGE"], rows["STAY"] = age.clip(upper=90), (discharged - admitted) / SECONDS_PER_DAY
+    begin = _times(stays, "ICUSTAYS", "INTIME")
+    stays = stays.assign(INTIME=begin)
+    # The open demo has ICU stays that begin hours before the admission, so a day is allowed.
+    early = begin < stays["HADM_ID"].map(admitted) - SECONDS_PER_DAY
+    late = begin > stays["HADM_ID"].map(discharged) + SECONDS_PER_DAY
+    diagnoses = tables["DIAGNOSES_ICD"]
+    number = pd.to_numeric(diagnoses["SEQ_NUM"], errors="coerce")
+    diagnoses = diagnoses.assign(CHAPTER=chapters(diagnoses["ICD9_CODE"].str.strip()), SEQ_NUM=number)
+    no_number = ~((number >= 1) & (number % 1 == 0))
+    twice = diagnoses.duplicated(["HADM_ID", "SEQ_NUM"])
+    drugs = prescriptions[prescriptions["DRUG_TYPE"] == "MAIN"]
+    drugs = drugs.assign(DRUG=drugs["DRUG"].str.strip().str.lower())
+
+    for column in ("GENDER", "DOB", "ADMITTIME", "DISCHTIME"):
+        leave_out(f"no {column}", rows[column].notna())
+    leave_out("a birth after the admission", age[rows.index] >= 0)
+    # Ages above 89 are moved to 300 at the first admission, and MIMIC-III spans 11 years.
+    leave_out("an age that cannot be", (age <= 120)[rows.index] | age.between(299, 320)[rows.index])
     leave_out("an age below 18", rows["AGE"] >= 18)
     leave_out("a stay that ends before it begins", rows["STAY"] > 0)
+    leave_out("a stay of more than a year", rows["STAY"] <= 365)
     leave_out("no diagnosis", rows.index.isin(diagnoses["HADM_ID"]))
+    leave_out("a diagnosis without a whole SEQ_NUM", ~rows.index.isin(diagnoses.loc[no_number, "HADM_ID"]))
+    leave_out("a SEQ_NUM that is there twice", ~rows.index.isin(diagnoses.loc[twice, "HADM_ID"]))
+    leave_out("no primary diagnosis", rows.index.isin(diagnoses.loc[number == 1, "HADM_ID"]))
     leave_out("no ICU stay", rows.index.isin(stays["HADM_ID"]))
+    leave_out("an ICU stay without INTIME", ~rows.index.isin(stays.loc[begin.isna(), "HADM_ID"]))
+    leave_out("an ICU stay at another time", ~rows.index.isin(stays.loc[early | late, "HADM_ID"]))
     treatments, treated = _main_treatment(drugs, rows)
     leave_out(f"none of the {len(treatments)} treatments", rows.index.isin(treated.index))
     for part in SHARES:
         if not (rows["SPLIT"] == part).any():
-            raise ValueError(f"No admission is left for the part {part}: {left_out} were left out; give more records.")
+            reasons = {reason: count for reason, count in left_out.items() if count}
+            raise ValueError(f"No admission is left for the part {part}: {reasons} were left out; give more records.")
 
     features = _features(rows, stays, diagnoses)
     return Records(
@@ -227,6 +338,7 @@ def build_records(tables: Mapping[str, pd.DataFrame], seed: int) -> Records:
         subject=rows["SUBJECT_ID"].to_numpy(str),
         split=rows["SPLIT"].to_numpy(str),
         left_out=left_out,
+        ignored=ignored,
     )
 
 

@@ -85,7 +85,7 @@ def figure(
         for name, style in lines.items():
             if (value := reference(rows, name, metric)) is not None:
                 plotting.floor_line(ax, value, name, style)
-        gap = metric in GAPS
+        gap = metric.startswith(GAPS)
         ax.set(title=heading, ylabel="difference (0 is equal)" if gap else "AUC" if "auc" in metric else "accuracy")
         ax.set_ylim(bottom=-0.01 if gap else None)
         ax.margins(x=0.15)

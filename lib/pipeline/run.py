@@ -4,8 +4,8 @@
 
 A section of params.yaml that the stage declares reaches the notebook as a variable of that name, typed as
 lib/pipeline/settings.py says; each item as a variable of its own.  The executed copy has the same bytes whenever the
-same work gave the same results, so that DVC can tell; and nothing that a failed run made stays where a finished result
-would be.
+same work gave the same results, so that DVC can tell, whatever matplotlib, IPython or Jupyter settings a user has; and
+nothing that a failed run made stays where a finished result would be.
 """
 
 import os
@@ -40,6 +40,10 @@ ENVIRONMENT = {
     "MPLBACKEND": None,
     "JUPYTER_PATH": None,
     "JUPYTER_PREFER_ENV_PATH": "1",
+    # Nothing of the user's own runs in it: neither packages outside the environment nor startup files.
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONSTARTUP": None,
+    "PYTHONWARNINGS": None,
 }
 
 
@@ -141,8 +145,9 @@ def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], outs:
     partial, failed = SCRATCH / "running" / executed.name, SCRATCH / "failed" / executed.name
     for folder in (partial.parent, failed.parent, executed.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    python_path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    for variable, value in (ENVIRONMENT | {"PYTHONPATH": python_path}).items():
+    # The user's own IPython folder may hold startup files and settings; this one has only what IPython puts there.
+    folders = {"PYTHONPATH": os.getcwd(), "IPYTHONDIR": str((SCRATCH / "ipython").absolute())}
+    for variable, value in (ENVIRONMENT | folders).items():
         os.environ.pop(variable, None) if value is None else os.environ.update({variable: value})
 
     before = _files(outs)
@@ -160,6 +165,8 @@ def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], outs:
             autosave_cell_every=30,
             record_timing=False,
             coalesce_streams=True,
+            # Whatever matplotlibrc there is, a notebook starts from the defaults; `import` would leave a name in it.
+            extra_arguments=["--IPKernelApp.exec_lines=__import__('matplotlib').rcdefaults()"],
             config=Config(KernelManager={"transport": "ipc"}),  # nobody else on the machine can listen in
         )
         if absent := [path for path in outs if not Path(path).exists()]:

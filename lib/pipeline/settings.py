@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-PROFILES = ("ci", "laptop", "paper")
+PROFILES = ("ci", "laptop", "full", "paper")
 #: Dataset -> the folder of build/data that holds it (or the study with stages of its own), the groups of its actions.
 DATASETS = {
     "3diebench-mini": ("3diebench", ("rotation", "color")),
@@ -77,7 +77,7 @@ Jobs = Annotated[Any, _must(lambda jobs: jobs == "auto" or (type(jobs) is int an
 Method = Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
 Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
 Task = Literal["individual", "relative", "classes"]
-Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "adult", "mimic"]
+Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "robustness", "adult", "mimic"]
 
 
 class Section(BaseModel):
@@ -147,6 +147,7 @@ class Model(Section):
 class Context(Section):
     mask_probability: Share
     mask_probability_end: Share
+    mask_ramp_start: Annotated[Number, Field(ge=0, lt=1)]
     mask_unit: Literal["token", "pair"]
     mask_per_layer: Flag
     negatives: Literal["context", "batch"]
@@ -160,7 +161,9 @@ class Pretrain(Section):
     objects_per_step: Count
     views_per_object: Annotated[Whole, Field(ge=2)]
     contexts_per_step: Count
+    optimizer: Literal["muon", "adamw", "adam"]
     learning_rate: Positive
+    muon_learning_rate: Positive
     weight_decay: NotNegative
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)]
     temperature: Positive
@@ -185,7 +188,8 @@ class Evaluate(Section):
     context_kinds: Annotated[tuple[Group, ...], Once, NotEmpty]
     context_lengths: Annotated[tuple[Annotated[Natural, Even], ...], Rising]
     context_source: Literal["train", "test"]
-    context_seed: Natural
+    context_seeds: Annotated[tuple[Natural, ...], Once, NotEmpty]
+    shortcut_masks: Annotated[tuple[Share, ...], Once, NotEmpty]
     train_images: Count
     validation_images: Count
     test_images: Count
@@ -284,6 +288,18 @@ Changes = create_model(
     **{name: (rule, None) for part in OVERRIDABLE.values() for name, rule in get_annotations(part).items()},
 )
 
+#: An entry of `robustness`: keys of `data`, too, whose names are unlike those of all other sections.
+Variation = create_model(
+    "Variation",
+    __base__=Section,
+    **{
+        name: (rule, None)
+        for part in (Data, *OVERRIDABLE.values())
+        for name, rule in get_annotations(part).items()
+        if name not in ("name", "root")
+    },
+)
+
 
 class Params(Section):
     """All of params.yaml."""
@@ -302,6 +318,7 @@ class Params(Section):
     studies: dict[Name, Literal["3diebench", "augmented"]]
     bases: dict[str, Changes]
     runs: dict[Name, Changes]
+    robustness: dict[Name, Variation]
 
     def run(self, name: str, **changes: Any) -> Run:
         """A run: its bases, itself and further flat changes, merged.  Raises ValueError as `load` does."""
@@ -325,6 +342,18 @@ class Params(Section):
         """The runs of a study, in the order of the file.  Raises ValueError if there is no such study."""
         _require(name, (*self.studies, *PEOPLE), "study")
         return tuple(run for run in map(self.run, self.runs) if run.study == name)
+
+    def variation(self, name: str) -> tuple["Params", Run]:
+        """The headline's run with the one change of an entry of `robustness`, and the params with which it is made.
+
+        Raises ValueError as `load` does.
+        """
+        _require(name, self.robustness, "variation")
+        changes = self.robustness[name].model_dump(exclude_unset=True)
+        of_data = {key: changes.pop(key) for key in [*changes] if key in Data.model_fields}
+        params = self.model_copy(update={"data": self.data.model_copy(update=of_data)})
+        run = params.run("contextssl", **changes)
+        return params, run.model_copy(update={"name": name, "study": "robustness", "sections": ("robustness",)})
 
     def _merged(self, entry: Changes, key: str, path: tuple[str, ...] = ()) -> dict[str, Any]:
         """What an entry of runs or bases and its bases say; `path`: the bases that led to it."""
@@ -364,6 +393,8 @@ def from_dict(mapping: Mapping[str, Any]) -> Params:
     studies = {params.run(name).study for name in params.runs}
     if idle := [name for name in params.studies if name not in studies]:
         raise ValueError(f"studies.{idle[0]} has no run; write `study: {idle[0]}` in a run or take the line out.")
+    for name in params.robustness:
+        params.variation(name)
     bases = {entry.base for entry in (*params.runs.values(), *params.bases.values())}
     if idle := [name for name in params.bases if name not in bases]:
         raise ValueError(f"bases.{idle[0]} is the base of no run{_hint(idle[0], bases, '; take it out.')}")

@@ -148,12 +148,28 @@ def train_one(name: str, seed: int) -> None:
     device = params.device
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the processes are there already
         device = device.model_copy(update={"strategy": "auto", "devices": int(os.environ["LOCAL_WORLD_SIZE"])})
+    with tqdm(total=run.pretrain.steps, unit="step", desc=f"{name}, seed {seed}", mininterval=1) as bar:
+        entry = training(run, seed, views, device, lambda done: bar.update(done - bar.n))
+    print(f"{name}, seed {seed}: in the store as {entry.name}")
+
+
+def training(run: Run, seed: int, views: Views, device: Device, report: Callable[[float], None]) -> Path:
+    """The store's entry of a training, which is made in this process if it is not there; `report` is told the steps."""
     dependencies = training_dependencies(run, seed, views, device.devices)
-    entry = store.key(dependencies)
-    if not store.find("trainings", entry):
-        with tqdm(total=run.pretrain.steps, unit="step", desc=f"{name}, seed {seed}", mininterval=1) as bar:
-            _train(run, seed, views, entry, dependencies, lambda done: bar.update(done - bar.n), device=device)
-    print(f"{name}, seed {seed}: in the store as {entry}")
+    name = store.key(dependencies)
+    _train(run, seed, views, name, dependencies, report, device)
+    return store.folder() / "trainings" / name
+
+
+def evaluation(
+    run: Run, seed: int, views: Views, weights: Path, function: Callable, dependencies: Mapping, device: Device,
+    report: Callable[[float], None],
+) -> Path:  # fmt: skip
+    """The same of an evaluation; `function` and `dependencies` as of `evaluate`, `report` is told the share done."""
+    of = evaluation_dependencies(run, seed, views, weights) | dict(dependencies)
+    name = store.key(of)
+    _evaluate(run, seed, views, weights, name, of, report, function, device)
+    return store.folder() / "evaluations" / name
 
 
 def _views_of(run: Run, views: Views | Mapping[str, Views]) -> Views:
@@ -177,7 +193,7 @@ def _compute(
     """Entries of the store for all tasks; those that are missing are computed side by side, the longest first."""
     names = [store.key(of) for of in dependencies]
     missing = {name: i for i, name in enumerate(names) if not store.find(kind, name)}
-    order = sorted(missing.values(), key=lambda i: -_cost(tasks[i][0]))
+    order = sorted(missing.values(), key=lambda i: -cost(tasks[i][0]))
     if order:
         count = jobs(device, len(order))
         with tempfile.TemporaryDirectory() as scratch:
@@ -186,18 +202,18 @@ def _compute(
                 joblib.delayed(work)(*tasks[i], names[i], dependencies[i], progress.reporter(slot))
                 for slot, i in enumerate(order)
             ]
-            with _bar(progress, [units[i] for i in order], unit, f"{kind}, {len(order)} of {len(tasks)} new"):
+            with Bar(progress, [units[i] for i in order], unit, f"{kind}, {len(order)} of {len(tasks)} new"):
                 joblib.Parallel(n_jobs=count, mmap_mode="c", batch_size=1, pre_dispatch="all")(calls)
     return [store.find(kind, name) for name in names]
 
 
-def _cost(run: Run) -> float:
+def cost(run: Run) -> float:
     """Roughly how long a training takes: images, and as much again for the tokens of contexts."""
     tokens = run.pretrain.contexts_per_step * run.model.block_size if "context" in METHODS[run.method].reads else 0
     return run.images + run.pretrain.steps * tokens
 
 
-class _bar:
+class Bar:
     """One live line for all tasks, drawn by a thread of its own."""
 
     def __init__(self, progress: Progress, units: Sequence[int], unit: str, label: str) -> None:

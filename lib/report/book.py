@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 from jinja2 import pass_context
 from jinja2.runtime import Context
+from jupyter_core.paths import ENV_JUPYTER_PATH
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -92,6 +93,10 @@ class PageExporter(HTMLExporter):
 
     def __init__(self) -> None:
         super().__init__(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+
+    def get_prefix_root_dirs(self) -> list[str]:
+        """Where templates are looked for: in this environment, not among the user's own."""
+        return ENV_JUPYTER_PATH
 
     @pass_context
     def markdown2html(self, context: Context, source: str) -> str:

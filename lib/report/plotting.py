@@ -17,9 +17,12 @@ RIGHT = _PALETTE[2]
 
 
 def style() -> None:
-    """The look of every figure; also fixes what would make an SVG differ from run to run."""
+    """The look of every figure, whatever settings and fonts a user has; also what makes an SVG the same in each run."""
+    plt.rcdefaults()
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({
+        # The font that matplotlib brings; seaborn would prefer Arial, which only some machines have.
+        "font.sans-serif": ["DejaVu Sans"],
         "svg.hashsalt": "contextssl", "svg.fonttype": "none", "figure.dpi": 100, "savefig.dpi": 150,
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "legend.frameon": False,
     })  # fmt: skip

@@ -1,11 +1,9 @@
-"""The paper's numbers and claims, and how ours stand beside them."""
+"""The paper's numbers, and how ours stand beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from ruamel.yaml import YAML
 
 from lib.report.results import NAMES, Results, changes, headline, over_seeds, select
 
@@ -20,7 +18,6 @@ BOUNDS = {
 }  # fmt: skip
 #: What a constant scores in the paper's pooled R² of rotation, by target; 0 for color.
 FLOORS = {"relative": 0.229, "individual": 0.461}
-RELATIONS = {">=": float.__ge__, "<=": float.__le__, "<": float.__lt__, ">": float.__gt__}
 
 
 def load(path: str | Path = "paper/published.csv") -> pd.DataFrame:
@@ -97,13 +94,13 @@ def beside(frame: pd.DataFrame, results: Results, artefacts: pd.DataFrame) -> pd
     """
     runs, kind = _conditions(results), ["section", "method", "trained_group", "condition"]
     # Without references that need no model.
-    rows = headline(select(results.rows, probe=[None, "paper"], space=["representation", "embedding"]))
-    ours = over_seeds(pd.concat([rows, changes(rows)], ignore_index=True), CELL)
+    read = headline(select(results.rows, probe=[None, "paper"], space=["representation", "embedding"]))
+    ours = over_seeds(pd.concat([read, changes(read)], ignore_index=True), CELL)
     # The first run of a kind stands for it.
-    asked = _asked(frame, artefacts).merge(runs.drop_duplicates(kind), how="left", on=kind)
-    in_context = asked["space"] != "representation"
-    asked["context_length"] = asked["context_length"].fillna(asked["longest"]).where(in_context)
-    found = asked[CELL].merge(ours, how="left", on=CELL)
+    rows = asked(frame, artefacts).merge(runs.drop_duplicates(kind), how="left", on=kind)
+    in_context = rows["space"] != "representation"
+    rows["context_length"] = rows["context_length"].fillna(rows["longest"]).where(in_context)
+    found = rows[CELL].merge(ours, how="left", on=CELL)
     return frame.rename(columns={"std": "published std"}).assign(
         **{column: found[column].to_numpy() for column in ("run", "mean", "std", "n", "floor")}
     )
@@ -124,8 +121,12 @@ def _conditions(results: Results) -> pd.DataFrame:
     return runs[["run", "section", "method", "trained_group", "condition"]].assign(longest=runs["run"].map(longest))
 
 
-def _asked(frame: pd.DataFrame, artefacts: pd.DataFrame) -> pd.DataFrame:
-    """Published rows in the vocabulary of ours."""
+def asked(frame: pd.DataFrame, artefacts: pd.DataFrame) -> pd.DataFrame:
+    """Published rows in the vocabulary of ours: where a number is read, and in `section` and `condition` of which run.
+
+    Args:
+        frame: rows of paper/published.csv. artefacts: paper/artefacts.csv.
+    """
     rows = frame.merge(artefacts[["artefact", "contextssl", "baselines", "baselines_at"]], how="left", on="artefact")
     ours, variant = rows["method"] == "contextssl", rows["variant"]
     retrieval = variant.str.startswith("library=", na=False)
@@ -145,131 +146,17 @@ def _asked(frame: pd.DataFrame, artefacts: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-# ---- claims
-
-
-def claims(path: str | Path = "paper/claims.yaml") -> list[dict]:
-    """The paper's claims, each an executable predicate on results/metrics.json; the file's head explains the fields."""
-    return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))["claims"]
-
-
-def _lookup(metrics: Mapping, path: str) -> object:
-    """What stands at a dotted path; ``first`` and ``last`` are a curve's shortest and longest context."""
-    found: object = metrics
-    for key in path.split("."):
-        if key in ("first", "last"):
-            key = sorted(found, key=lambda c: int(c[1:]))[0 if key == "first" else -1]
-        if not isinstance(found, Mapping) or key not in found:
-            raise KeyError(f"results/metrics.json has no {path!r}: {key!r} is missing.")
-        found = found[key]
-    return found
-
-
-def _paths(metrics: Mapping, path: str) -> list[str]:
-    """The path itself, or where it has a ``*`` one path for each entry there."""
-    if "*" not in path:
-        return [path]
-    before, _, after = path.partition("*")
-    return [found for entry in _lookup(metrics, before[:-1]) for found in _paths(metrics, f"{before}{entry}{after}")]
-
-
-def holds(claim: Mapping, metrics: Mapping) -> list[bool]:
-    """Whether a claim holds, seed by seed.
-
-    Two forms: ``left relation times * right + plus`` on lists over seeds (``right`` may be absent, and is averaged over
-    its seeds where ``right_mean`` is set), and ``curve`` with ``direction`` rises or falls: no step between neighboring
-    lengths goes the other way by more than ``tolerance``. A ``*`` in ``left`` or ``right`` stands for every entry: the
-    claim must hold for each of them, counted over the seeds that all have.
-
-    Raises:
-        KeyError: a path leads nowhere. ValueError: the claim has neither form.
-    """
-    if "curve" in claim:
-        curve = _lookup(metrics, claim["curve"])
-        sign = {"rises": 1, "falls": -1}[claim["direction"]]
-        series = zip(*(curve[c] for c in sorted(curve, key=lambda c: int(c[1:]))))
-        return [all(sign * (b - a) >= -claim["tolerance"] for a, b in zip(s, s[1:])) for s in series]
-    if "left" not in claim:
-        raise ValueError(f"Claim {claim.get('id')!r} needs either 'curve' or 'left'.")
-    rights = [_lookup(metrics, path) for path in _paths(metrics, claim["right"])] if "right" in claim else [None]
-    cases = [
-        _compare(claim, _lookup(metrics, path), right) for path in _paths(metrics, claim["left"]) for right in rights
-    ]
-    return [all(seed) for seed in zip(*cases)]
-
-
-def _compare(claim: Mapping, left: list[float], right: list[float] | None) -> list[bool]:
-    if right is None:
-        right = [0.0] * len(left)
-    elif claim.get("right_mean"):
-        right = [float(np.mean(right))] * len(left)
-    compare = RELATIONS[claim["relation"]]
-    pairs = zip(left, right, strict=True)
-    return [compare(float(a), claim.get("times", 1.0) * b + claim.get("plus", 0.0)) for a, b in pairs]
-
-
-def compared_with(claim: Mapping, metrics: Mapping) -> int | None:
-    """The least number of seeds behind a mean that the claim compares with, None if there is no such mean."""
-    if not claim.get("right_mean"):
-        return None
-    return min(len(_lookup(metrics, path)) for path in _paths(metrics, claim["right"]))
+# ---- verdicts of single seeds
 
 
 def verdict(held: list[bool], stand_in: bool, against: int | None = None) -> str:
-    """One phrase for a claim; data that stand in for the paper's may earn "direction agrees", never "agrees".
+    """One phrase for what was asked of each seed; data that stand in for the paper's say so beside every "holds".
 
     Args:
-        held: `holds`. stand_in: the data are not the paper's.
-        against: `compared_with`; said where it is another number of seeds.
+        held: for each seed. stand_in: the data are not the paper's.
+        against: seeds behind a mean that each was compared with; said where it is another number.
     """
     seeds = len(held)
+    word = "holds" + " (stand-in data)" * stand_in if all(held) else "mixed" if any(held) else "does not hold"
     compared = f", against {against} seed{'s' * (against != 1)} of the other" if against not in (None, seeds) else ""
-    if not any(held):
-        return f"does not hold: 0 of {seeds} seeds{compared}"
-    count = f"holds in {sum(held)} of {seeds} seeds{compared}"
-    if not all(held):
-        return f"mixed: {count}"
-    return f"{'direction agrees' if stand_in else 'agrees'}{' in the only seed' if seeds == 1 else ''}: {count}"
-
-
-def evidence(claim: Mapping, metrics: Mapping) -> str:
-    """The means that a verdict rests on, as text."""
-
-    def text(path: str) -> str:
-        found = _lookup(metrics, path)
-        if isinstance(found, Mapping):
-            return ", ".join(f"{np.mean(found[c]):.3f}" for c in sorted(found, key=lambda c: int(c[1:])))
-        return f"{np.mean(found):.3f}"
-
-    def texts(path: str) -> str:
-        paths = _paths(metrics, path)
-        if path.count("*") > 1 or len(paths) > 6:
-            means = [np.mean(_lookup(metrics, p)) for p in paths]
-            return f"{min(means):.3f} to {max(means):.3f} ({len(means)} numbers)"
-        before, star, after = path.partition("*")
-        name = lambda p: p[len(before) : len(p) - len(after)] + " " if star else ""  # noqa: E731
-        return ", ".join(name(p) + text(p) for p in paths)
-
-    if "curve" in claim:
-        return f"{text(claim['curve'])} (tolerance {claim['tolerance']})"
-    times, plus = claim.get("times", 1.0), claim.get("plus", 0.0)
-    if "right" not in claim:
-        return f"{texts(claim['left'])} {claim['relation']} {plus:g}"
-    bound = f"{times:g} × {texts(claim['right'])}" if times != 1 else texts(claim["right"])
-    shift = f" {'+' if plus > 0 else '−'} {abs(plus):g}" if plus else ""
-    return f"{texts(claim['left'])} {claim['relation']} {bound}{shift}"
-
-
-def published_series(claim: Mapping, frame: pd.DataFrame) -> str:
-    """Where the paper has the claim, and the published numbers behind it.
-
-    Of methods and variants, those that differ among the numbers are named.
-    """
-    series = []
-    for wanted in claim.get("published", ()):
-        rows = select(frame, **wanted).sort_values("context_length", kind="stable")
-        names = [c for c in ("method", "variant") if rows[c].nunique() > 1]
-        labels = rows[names].fillna("").agg(" ".join, axis=1) if names else [""] * len(rows)
-        digits = 1 if wanted["metric"] == "top1" else 3
-        series.append(", ".join(f"{label} {v:.{digits}f}".strip() for label, v in zip(labels, rows["value"])))
-    return "; ".join([f"{claim['paper']}: {series[0]}", *series[1:]] if series else [claim["paper"]])
+    return f"{word}: in {sum(held)} of {f'{seeds} seeds' if seeds != 1 else 'the one seed'}{compared}"

@@ -78,7 +78,7 @@ def read(*sections: str, folder: str | Path = "build/evaluations") -> Results:
             settings = {key: value for part in SECTIONS for key, value in run.get(part, {}).items()}
             runs[run["name"]] = {k: v for k, v in run.items() if k not in SECTIONS} | settings
         types = dict.fromkeys(TEXT, "str") | {"context_length": "Int64"}
-        frames.append(pd.read_csv(file.with_name("rows.csv"), dtype=types))
+        frames.append(pd.read_csv(next(file.parent.glob("rows.csv*")), dtype=types))
     if not runs:
         raise ValueError(
             f"{folder} has no run of the section {' or '.join(sections) or '(any)'}; give a run in params.yaml "

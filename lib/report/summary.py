@@ -1,47 +1,127 @@
-"""results/metrics.json: the numbers that `dvc metrics diff` compares and the claims are decided on."""
+"""Every number that a claim is about, under one name: ours, the published ones, and those of a constant model.
+
+results/metrics.json holds ours. The head of paper/claims.yaml says what stands under each name.
+"""
 
 import pandas as pd
 
-from lib.report.results import PER_COMPONENT, Results, changes, headline, nested, select
+from lib.report.published import FLOORS, asked
+from lib.report.results import PER_COMPONENT, Results, changes, headline, select
 
-#: Probe -> suffix of the keys in results/metrics.json.
+#: Columns of `numbers`: a row is one number of one seed and, where a context matters, of one context.
+COLUMNS = ["number", "run", "seed", "context_seed", "value", "floor"]
+#: Probe -> suffix of the names.
 PROBE_SUFFIX = {"paper": "", "linear": "_linear_probe", "ridge": "_ridge_probe", "strong": "_strong_probe"}
-#: What follows the name of a measure in results/metrics.json where it is read from unseen real meshes.
+#: What follows the name of a measure where it is read from unseen real meshes.
 REAL_MESHES = "_real_meshes"
-CURVES = ("environment", "metric", "context_length")
+#: What names a number of a curve.
+CURVE = ("environment", "metric", "context_length")
+RETRIEVAL = ("mrr", "hit_at_1", "hit_at_5")
+#: The same in rows, where the query to the source itself is left out.
+ASKED_METRIC = {f"{metric}_without_identity": metric for metric in RETRIEVAL}
 
 
-def summary(results: Results) -> dict:
-    """What results/metrics.json holds: lists over seeds, of unseen parametric objects unless a key says otherwise.
-
-    The head of paper/claims.yaml says what stands under each key. A section without runs is left out.
+def numbers(results: Results) -> pd.DataFrame:
+    """All numbers, of unseen parametric objects unless a name says otherwise; a section without runs has none.
 
     Args:
-        results: of all sections.
+        results: of all sections, or of some runs of them.
+
+    Returns:
+        `COLUMNS`; rates in [0, 1], R² per component.
     """
-    # Rates in [0, 1]; R² per component under the name of the metric.
-    percent = results.rows["metric"] == "top1"
-    rows = results.rows.assign(value=results.rows["value"].mask(percent, results.rows["value"] / 100))
+    # Rates in [0, 1].
+    scale = (results.rows["metric"] == "top1").map({True: 100, False: 1})
+    rows = results.rows.assign(value=results.rows["value"] / scale, floor=results.rows["floor"] / scale)
     results = Results(rows, results.runs)
     main = results.of("main").one_each().rows
-    found = _adaptation(headline(main), "")
-    found |= _adaptation(select(main, objects="real"), REAL_MESHES)
-    found |= _methods(headline(main))
-    found["masking"] = {
-        f"p{round(100 * run.mask_probability):03d}": _ablation(rows) | {"accuracy": _partners(rows)}
-        for run, rows in _each(results.of("masking"))
-    }
-    found["auxiliary"] = {
-        "with" if run.auxiliary_weight > 0 else "without": _ablation(rows)
-        for run, rows in _each(results.of("auxiliary"))
-    }
-    labels = results.of("labels").one_each().rows
-    labels = headline(labels[labels["variant"].str.startswith("label_corruption=", na=False)])
-    rule = labels["variant"].str.removeprefix("label_corruption=")
-    found["labels"] = nested(labels.assign(rule=rule), ["method", "rule", "context_length"])
-    single = headline(results.of("single").one_each().rows)
-    found["single"] = _relative(select(single, metric=f"r2_rotation{PER_COMPONENT}"))
-    return {name: numbers for name, numbers in found.items() if numbers}
+    found = [*_contextssl(headline(main), ""), *_contextssl(select(main, objects="real"), REAL_MESHES)]
+    found += [*_methods(headline(main)), *_shortcut(select(main, method="contextssl"), "shortcut")]
+    for run, rows in _each(results.of("masking")):
+        name = f"masking.p{round(100 * run.mask_probability):03d}"
+        found += [*_ablation(rows, name), *_shortcut(rows, f"{name}.shortcut")]
+    for run, rows in _each(results.of("auxiliary")):
+        found += _ablation(rows, "auxiliary." + ("with" if run.auxiliary_weight > 0 else "without"))
+    labels = headline(results.of("labels").one_each().rows)
+    rule = labels["variant"].str.extract(r"^label_corruption=(\w+)", expand=False)
+    of_rule = labels["metric"].eq("top1") & rule.notna()
+    found.append(_named(labels.assign(rule=rule)[of_rule], "labels", ["method", "rule", "context_length"]))
+    found += _latents(select(labels, method="contextssl"), "labels")
+    found += _latents(headline(results.of("single").one_each().rows), "single")
+    return pd.concat(found, ignore_index=True)
+
+
+def metrics(found: pd.DataFrame) -> dict:
+    """What results/metrics.json holds of `numbers`: under the parts of each name, a list over seeds of means over
+    contexts."""
+    nested: dict = {}
+    for name, of in found.groupby("number", sort=False):
+        *outer, last = name.split(".")
+        inside = nested
+        for key in outer:
+            inside = inside.setdefault(key, {})
+        inside[last] = of.groupby("seed")["value"].mean().tolist()
+    return nested
+
+
+def published(frame: pd.DataFrame, artefacts: pd.DataFrame) -> Results:
+    """The published numbers about 3DIEBench as evaluations of one seed, so that `numbers` names them as ours.
+
+    R² is printed pooled, where a constant predictor scores `FLOORS` in rotation; the rows have it per component, too,
+    as (R² - floor) / (1 - floor), so that 0 is a constant. Retrieval is printed with the query to the source itself.
+
+    Args:
+        frame: paper/published.csv. artefacts: paper/artefacts.csv.
+    """
+    rows = asked(frame[frame["dataset"].str.startswith("3diebench")], artefacts).dropna(subset="section")
+    kind = ["section", "method", "trained_group", "condition"]
+    run = rows[kind].astype(object).fillna("").agg(" ".join, axis=1)
+    retrieval = rows["metric"].isin(RETRIEVAL)
+    rows = rows.assign(
+        run=run, seed=0, context_seed=pd.array([pd.NA] * len(rows), "Int64"), objects="all", floor=0.0,
+        probe=rows["target"].notna().map({True: "paper", False: None}),
+        metric=rows["metric"] + retrieval.map({True: "_without_identity", False: ""}),
+    )  # fmt: skip
+    rows = rows[rows["variant"].isna() | rows["metric"].eq("top1") | retrieval]
+    rows = rows[rows["space"].isin(["representation", "embedding"])]
+    # An embedding without a length is that of the longest context; what knows no context has none.
+    longest = rows["method"].isin(["contextssl", "simclr-plus"]).map({True: 126, False: 0})
+    rows["context_length"] = rows["context_length"].fillna(longest).where(rows["space"] == "embedding").astype("Int64")
+    floor = rows["target"].map(FLOORS).where(rows["metric"] == "r2_rotation", 0.0)
+    r2 = rows.assign(value=(rows["value"] - floor) / (1 - floor), metric=rows["metric"] + PER_COMPONENT)
+    rows = pd.concat([rows, r2[rows["target"].notna()]], ignore_index=True)
+    # Several tables print the same number.
+    rows = rows.drop_duplicates(["run", "space", "environment", "context_length", "variant", "target", "metric"])
+    runs = rows.drop_duplicates("run").set_index("run")[kind].assign(dataset="3diebench")
+    p = runs["condition"].str.extract(r"mask_prob=([\d.]+)", expand=False).astype(float)
+    runs = runs.assign(
+        sections=[(section,) for section in runs["section"]], mask_probability=p,
+        auxiliary_weight=(runs["condition"] != "without-aux").astype(float),
+    )  # fmt: skip
+    return Results(rows.assign(dataset="3diebench"), runs)
+
+
+def constant(results: Results) -> Results:
+    """A model that knows nothing: of the same rows, every number is its floor, of one seed and one context."""
+    asked = results.rows.columns.difference(["seed", "context_seed", "value", "floor"])
+    rows = results.rows.drop_duplicates([*asked])
+    return Results(rows.assign(value=rows["floor"]), results.runs)
+
+
+def as_headline(results: Results, run: str) -> Results:
+    """One ContextSSL run alone in the place of the headline: what `numbers` then names is that run's."""
+    return Results(select(results.rows, run=run), results.runs.loc[[run]].assign(sections=[("main",)]))
+
+
+# ---- parts of the numbers
+
+
+def _named(rows: pd.DataFrame, name: str, by: list[str]) -> pd.DataFrame:
+    """The rows under ``<name>.<value of each column>``; a length of n tokens is ``c<n>``."""
+    number = pd.Series(name, index=rows.index)
+    for column in by:
+        number += "." + "c" * (column == "context_length") + rows[column].astype(str)
+    return rows.assign(number=number)[COLUMNS]
 
 
 def _each(results: Results):
@@ -54,64 +134,72 @@ def _per_component(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(metric=rows["metric"].str.removesuffix(PER_COMPONENT))
 
 
-def _relative(rows: pd.DataFrame) -> dict:
-    return nested(_per_component(select(rows, space="embedding", target="relative", probe="paper")), CURVES)
+def _latents(rows: pd.DataFrame, name: str) -> list[pd.DataFrame]:
+    """Both kinds of latents at the embedding, by the paper's probe."""
+    rows = _per_component(select(rows, space="embedding", probe="paper"))
+    return [_named(select(rows, target=target), f"{name}_{target}", [*CURVE]) for target in ("relative", "individual")]
 
 
-def _adaptation(rows: pd.DataFrame, suffix: str) -> dict:
-    """ContextSSL under its two contexts, by probe and kind of latents."""
+def _contextssl(rows: pd.DataFrame, suffix: str) -> list[pd.DataFrame]:
+    """The headline under its two contexts, by probe and kind of latents; its retrieval and neighbors."""
     rows = select(rows, method="contextssl", space="embedding", environment=["rotation", "color"])
-    individual = _per_component(select(rows, target="individual"))
-    found = {
-        f"adaptation{suffix}{of_probe}": nested(select(individual, probe=probe), CURVES)
+    found = [
+        _named(_per_component(select(rows, target=target, probe=probe)), f"{target}{of_probe}{suffix}", [*CURVE])
+        for target in ("relative", "individual")
         for probe, of_probe in PROBE_SUFFIX.items()
-    }
-    pooled = select(rows, target="relative", probe="paper", metric=["r2_rotation", "r2_color"])
-    retrieval = select(rows, variant="library=test", metric="mrr_without_identity")
-    return found | {
-        f"relative{suffix}": _relative(rows),
-        f"relative_pooled{suffix}": nested(pooled, CURVES),
-        f"mrr{suffix}": nested(retrieval, ["environment", "context_length"]),
-    }
+    ]
+    library = rows["variant"].str.extract(r"^library=(\w+)", expand=False)
+    retrieval = rows.assign(library=library, metric=rows["metric"].map(ASKED_METRIC))
+    retrieval = retrieval.dropna(subset=["library", "metric"])
+    of_neighbors = rows["metric"].str.startswith("neighbor_")
+    return [
+        *found,
+        _named(retrieval, f"retrieval{suffix}", ["library", "metric", "environment", "context_length"]),
+        _named(rows[of_neighbors], f"neighbors{suffix}", [*CURVE]),
+    ]
 
 
-def _methods(rows: pd.DataFrame) -> dict:
+def _methods(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Every method at its representation, and what its embedding loses of it."""
     rows = rows[rows["probe"].isin(["paper"]) | rows["probe"].isna()]
-    at = select(rows, space="representation")
-    r2, top1 = _per_component(select(at, target="relative")), select(at, metric="top1")
-    mrr = select(rows, variant="library=test", metric="mrr_without_identity").assign(metric="mrr")
-    trained = pd.concat([r2, top1, mrr])
-    invariant = select(r2, trained_group=None)
-    return {
-        "top1": nested(select(top1, trained_group=None), ["method"]),
-        "invariant": nested(invariant[invariant["method"] != "contextssl"], ["method", "metric"]),
-        "trained": nested(trained.dropna(subset="trained_group"), ["trained_group", "method", "metric"]),
-        "drop": _drop(select(rows, trained_group=[None, "rotation"])),
-    }
+    at = select(rows, space="representation", environment=None)
+    r2, top1 = _per_component(select(at, target="relative")), select(at, metric="top1", variant=None)
+    library = rows["variant"].map({"library=test": "test", "library=train": "train"})
+    neighbors = rows[rows["metric"].str.startswith("neighbor_") & (rows["method"] != "contextssl")]
+    ranked = rows.assign(metric=library + "_" + rows["metric"].map(ASKED_METRIC)).dropna(subset="metric")
+    trained = pd.concat([r2, top1, ranked, neighbors]).dropna(subset="trained_group")
+    invariant = select(pd.concat([r2, top1]), trained_group=None)
+    return [
+        _named(invariant, "invariant", ["method", "metric"]),
+        _named(trained, "trained", ["trained_group", "method", "metric"]),
+        *_drop(select(rows, trained_group=[None, "rotation"])),
+    ]
 
 
-def _drop(rows: pd.DataFrame) -> dict:
-    """Representation minus embedding with the longest context, ContextSSL's of rotation."""
+def _drop(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Representation minus embedding with the longest context."""
     lost = changes(rows)
-    longest = lost.groupby("run")["context_length"].transform("max")
-    lost = lost[(lost["context_length"] == longest) & lost["environment"].isin(["none", "rotation"])]
-    lost = lost[(lost["method"] != "contextssl") | (lost["environment"] == "rotation")]
-    r2 = select(_per_component(lost), target="relative", metric="r2_rotation")
-    lost = pd.concat([r2, select(lost, metric="top1")])
-    contextual = (lost["method"] == "contextssl") | lost["method"].str.contains("-plus")
-    kind = contextual.map({True: "contextual", False: "baselines"})
-    return nested(lost.assign(kind=kind, value=-lost["value"]), ["metric", "kind", "method"])
+    lost = lost[lost["context_length"] == lost.groupby("run")["context_length"].transform("max")]
+    lost = lost.assign(value=-lost["value"], floor=0.0)
+    lost = pd.concat([_per_component(select(lost, target="relative")), select(lost, metric="top1")])
+    ours = lost["method"] == "contextssl"
+    return [
+        _named(lost[ours], "drop", ["metric", "method", "environment"]),
+        _named(lost[~ours], "drop", ["metric", "method"]),
+    ]
 
 
-def _ablation(rows: pd.DataFrame) -> dict:
-    """Relative latents of an ablated ContextSSL under both contexts, per component, and its top-1."""
-    return {
-        "contexts": _relative(select(rows, environment=["rotation", "color"])),
-        "top1": select(rows, space="representation", metric="top1").sort_values("seed")["value"].tolist(),
-    }
+def _ablation(rows: pd.DataFrame, name: str) -> list[pd.DataFrame]:
+    """Relative latents of an ablated ContextSSL under both contexts, and its classification."""
+    relative = _per_component(select(rows, space="embedding", target="relative", probe="paper"))
+    classes = select(rows, space="representation", metric="top1", variant=None)
+    return [_named(relative, name, [*CURVE]), _named(classes, name, ["metric"])]
 
 
-def _partners(rows: pd.DataFrame) -> dict:
-    rows = select(rows, metric="partner_accuracy", variant=["anchor=pair", "anchor=foreign"])
-    return nested(rows.assign(anchor=rows["variant"].str.removeprefix("anchor=")), ["anchor"])
+def _shortcut(rows: pd.DataFrame, name: str) -> list[pd.DataFrame]:
+    """How often an anchor finds its partner, by test mask and by what stands in the anchor's place."""
+    rows = select(rows, metric="partner_accuracy")
+    told = rows["variant"].str.extract(r"^anchor=(?P<anchor>\w+),mask=(?P<mask>[\d.]+)$")
+    rows = rows.join(told).dropna(subset="mask")
+    mask = (100 * rows["mask"].astype(float)).round().astype(int).map("m{:03d}".format)
+    return [_named(rows.assign(mask=mask), name, ["mask", "anchor"])]

@@ -1,0 +1,250 @@
+"""Claims as predicates: the same one is asked of our numbers, of the published ones and of a constant model.
+
+A claim bounds one estimate (a number, a difference, a ratio, or the worst change of a curve). It is decided from the
+count over seeds and from a bootstrap interval over seeds and contexts. The head of paper/claims.yaml says what each
+field means.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ruamel.yaml import YAML
+
+RELATIONS = {">=": np.greater_equal, "<=": np.less_equal, "<": np.less, ">": np.greater}
+#: How far above its floor a number must be, without context, before anything is asked about it.
+LEARNED = 0.1
+#: What the runs behind a comparison must have in common, where a claim asks for it.
+BUDGET = {"steps": "updates", "images": "images", "seeds": "seeds"}
+DRAWS, COVERAGE = 2000, 0.95
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of one run, by seed and context."""
+
+    run: str
+    values: np.ndarray  # (seeds, contexts)
+    floor: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is found out about a claim; without numbers it has a word and a reason alone."""
+
+    word: str  # holds | mixed | does not | not testable
+    reason: str
+    seeds: int = 0  # behind the count; of the run with the fewest, where several are compared
+    contexts: int = 0
+    estimate: float = float("nan")
+    interval: tuple[float, float] = (float("nan"), float("nan"))
+
+    def phrase(self, stand_in: bool) -> str:
+        """The verdict in words; data that stand in for the paper's say so beside every "holds"."""
+        return f"{self.word} (stand-in data)" if stand_in and self.word == "holds" else self.word
+
+
+def load(path: str | Path = "paper/claims.yaml") -> list[dict]:
+    """All claims.
+
+    Raises:
+        ValueError: two claims have one id.
+    """
+    claims = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))["claims"]
+    ids = [claim["id"] for claim in claims]
+    if twice := [name for name in ids if ids.count(name) > 1]:
+        raise ValueError(f"{path} has the claim {twice[0]!r} twice; give one of them another id.")
+    return claims
+
+
+def by_name(numbers: pd.DataFrame) -> dict[str, Number]:
+    """`lib.report.summary.numbers`, each name with its seeds, all of which have the same contexts."""
+    numbers = numbers.assign(context_seed=numbers["context_seed"].fillna(-1), floor=numbers["floor"].fillna(0))
+    numbers = numbers.sort_values(["seed", "context_seed"], kind="stable")
+    return {
+        name: Number(of["run"].iloc[0], of["value"].to_numpy(float).reshape(of["seed"].nunique(), -1),
+                     float(of["floor"].mean()))
+        for name, of in numbers.groupby("number", sort=False)
+    }  # fmt: skip
+
+
+def judge(claim: Mapping, numbers: Mapping[str, Number], runs: pd.DataFrame | None = None) -> Verdict:
+    """Whether a claim holds of some numbers.
+
+    *Holds*: in every seed, and so does the whole interval. *Does not*: in no seed, and no part of the interval does.
+    *Mixed*: anything else. *Not testable*: a number is missing, a number that the claim starts from is not `LEARNED`
+    above its floor, or budgets differ where the claim is about matched ones.
+
+    Args:
+        claim: an entry of paper/claims.yaml.
+        numbers: `by_name`, of all runs or of some.
+        runs: `lib.report.results.Results.runs`, for budgets; without it, budgets count as matched.
+
+    Raises:
+        ValueError: the claim has no estimate or no relation.
+    """
+    try:
+        cases, statistic = _cases(claim, numbers)
+        learned = [n for pattern in _list(claim.get("learned", _start(claim))) for n in _find(pattern, numbers)]
+    except LookupError as missing:
+        return Verdict("not testable", missing.args[0])
+    for name in learned:
+        mean, floor = numbers[name].values.mean(), numbers[name].floor
+        if mean <= floor + LEARNED:
+            return Verdict("not testable", f"not learned: {name} is {mean:.3f}, its floor {floor:.3f}")
+    names = list(dict.fromkeys(name for case in cases for name in case))
+    if claim.get("matched") and runs is not None and (differ := _unmatched({numbers[n].run for n in names}, runs)):
+        return Verdict("not testable", f"budgets differ: {differ}")
+
+    holds = RELATIONS[claim["relation"]]
+    worst = np.min if claim["relation"] in (">", ">=") else np.max
+
+    def estimate(read: Callable[[str, str], np.ndarray]) -> np.ndarray:
+        found = [np.atleast_1d(statistic(*(read(name, case[0]) for name in case))) for case in cases]
+        shortest = min(map(len, found))
+        return worst([of[:shortest] for of in found], axis=0)
+
+    def by_seed(name: str, first: str) -> np.ndarray:
+        """Seed by seed; a run other than the first is a mean over its seeds."""
+        of = numbers[name].values.mean(1)
+        return of if numbers[name].run == numbers[first].run else of.mean()
+
+    each, point = estimate(by_seed), estimate(lambda name, _: numbers[name].values.mean()).item()
+    drawn = _bootstrap({name: numbers[name] for name in names})
+    draws = estimate(lambda name, _: drawn[name])
+    low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    held, inside = holds(each, claim["bound"]), holds(np.array([low, high]), claim["bound"])
+    if held.all() and inside.all():
+        word = "holds"
+    else:
+        word = "mixed" if held.any() or inside.any() else "does not"
+    count = f"in {held.sum()} of {len(held)} seeds"
+    if len(held) == 1:
+        count = "in the only seed" if held.all() else "not in the only seed"
+    fewest = min(len(numbers[name].values) for name in names)
+    if fewest < len(held):
+        count += f", against {fewest} of the other"
+    if held.all() != inside.all() or held.any() != inside.any():
+        count += ", but the interval crosses the bound"
+    contexts = max(numbers[name].values.shape[1] for name in names)
+    return Verdict(word, count, fewest, contexts, point, (float(low), float(high)))
+
+
+def statement(claim: Mapping) -> str:
+    """What is asked, such as ``last / first <= 0.1``."""
+    if "curve" in claim:
+        return f"worst change between two lengths, {claim['direction']}, {claim['relation']} {claim['bound']:g}"
+    kind = next((f" {sign} other" for key, sign in (("over", "/"), ("minus", "−")) if key in claim), "")
+    return f"value{kind} {claim['relation']} {claim['bound']:g}"
+
+
+def table(claims: Iterable[Mapping], ours, published, constant, runs: pd.DataFrame, stand_in: bool) -> pd.DataFrame:
+    """A line for each claim: the verdict on ours, what the published numbers show, and that a constant model fails.
+
+    Args:
+        ours, published, constant: `by_name` of each. runs: ours. stand_in: our data are not the paper's.
+    """
+    lines = []
+    for claim in claims:
+        found, printed, blind = judge(claim, ours, runs), judge(claim, published), judge(claim, constant)
+        shown = "not printed" if not printed.seeds else "yes" if printed.word == "holds" else "no"
+        low, high = found.interval
+        lines.append({
+            "id": claim["id"], "whose": claim["whose"], "claim": claim["text"], "paper": claim.get("paper", ""),
+            "verdict": found.phrase(stand_in), "because": found.reason, "n seeds": found.seeds,
+            "n contexts": found.contexts, "asked": statement(claim),
+            "estimate": f"{found.estimate:.3f}" if found.seeds else "",
+            "interval": f"{low:.3f} to {high:.3f}" if found.seeds * found.contexts > 1 else "",
+            "the paper shows it": shown, "published": f"{printed.estimate:.3f}" if printed.seeds else "",
+            "constant model": "no numbers" if blind.reason.startswith("no number") else
+                              "holds" if blind.word == "holds" else "fails",
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def counted(lines: pd.DataFrame) -> pd.DataFrame:
+    """How many claims of the paper, and how many of ours, have each verdict."""
+    return pd.crosstab(lines["whose"], lines["verdict"]).reindex(["paper", "ours"], fill_value=0)
+
+
+# ---- parts of a judgment
+
+
+def _list(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _start(claim: Mapping) -> list[str]:
+    """What a claim starts from, if it does not say so: what it divides by, or its curves without context."""
+    return _list(claim.get("over", [])) + [f"{curve}.first" for curve in _list(claim.get("curve", []))]
+
+
+def _find(pattern: str, numbers: Iterable[str]) -> list[str]:
+    """Names that fit: ``*`` is any one part, ``first`` and ``last`` the shortest and the longest context.
+
+    Raises:
+        LookupError: there are none.
+    """
+    stem, _, end = pattern.rpartition(".")
+    stem, plain = (re.escape(part).replace(r"\*", "[^.]+") for part in (stem, end))
+    length = r"c(\d+)" if end in ("first", "last") else plain
+    path = re.compile(rf"({stem})\.{length}")
+    found = [fit for name in numbers if (fit := path.fullmatch(name))]
+    if not found:
+        raise LookupError(f"no number {pattern}")
+    if end not in ("first", "last"):
+        return [fit.string for fit in found]
+    pick = min if end == "first" else max
+    of_curve: dict[str, list[re.Match]] = {}
+    for fit in found:
+        of_curve.setdefault(fit[1], []).append(fit)
+    return [pick(fits, key=lambda fit: int(fit[2])).string for fits in of_curve.values()]
+
+
+def _cases(claim: Mapping, numbers: Mapping[str, Number]) -> tuple[list[tuple[str, ...]], Callable]:
+    """Groups of names, and the estimate from the numbers of one group; the claim must hold for every group."""
+    if "relation" not in claim or not {"curve", "left"} & set(claim):
+        raise ValueError(f"The claim {claim.get('id')!r} needs `relation`, and `left` or `curve`.")
+    if "curve" in claim:
+        sign = {"rises": 1, "falls": -1}[claim["direction"]]
+        curves = [
+            sorted(_find(f"{prefix}.*", numbers), key=lambda name: int(name.rpartition(".c")[2]))
+            for pattern in _list(claim["curve"])
+            for prefix in dict.fromkeys(name.rpartition(".")[0] for name in _find(f"{pattern}.first", numbers))
+        ]
+        # Of all pairs of lengths, not of neighbors alone: small steps back add up.
+        return list(map(tuple, curves)), lambda *v: np.min(
+            [sign * (v[j] - v[i]) for j in range(len(v)) for i in range(j)], axis=0
+        )
+    left = [name for pattern in _list(claim["left"]) for name in _find(pattern, numbers)]
+    for key, statistic in (("over", np.divide), ("minus", np.subtract)):
+        if key in claim:
+            right = [name for pattern in _list(claim[key]) for name in _find(pattern, numbers)]
+            return [(a, b) for a in left for b in right if a != b], statistic
+    return [(name,) for name in left], lambda value: value
+
+
+def _unmatched(names: set[str], runs: pd.DataFrame) -> str:
+    """In what the budgets of runs differ, from least to most; empty if in nothing."""
+    found = runs.loc[sorted(names), list(BUDGET)]
+    found = found.assign(seeds=found["seeds"].map(len)).rename(columns=BUDGET)
+    return ", ".join(f"{name} {of.min()} to {of.max()}" for name, of in found.items() if of.nunique() > 1)
+
+
+def _bootstrap(numbers: Mapping[str, Number]) -> dict[str, np.ndarray]:
+    """`DRAWS` means of each number over seeds drawn with replacement and, within each, contexts drawn the same way.
+
+    Numbers of one run see the same draws, so that differences between them are paired.
+    """
+    generator, found = np.random.default_rng(0), {}
+    for run in dict.fromkeys(number.run for number in numbers.values()):
+        of = {name: number.values for name, number in numbers.items() if number.run == run}
+        seeds, contexts = min(map(len, of.values())), max(values.shape[1] for values in of.values())
+        seed = generator.integers(seeds, size=(DRAWS, seeds, 1))
+        context = generator.integers(contexts, size=(DRAWS, seeds, contexts))
+        for name, values in of.items():
+            found[name] = np.broadcast_to(values[:seeds], (seeds, contexts))[seed, context].mean((1, 2))
+    return found

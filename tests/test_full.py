@@ -1,0 +1,187 @@
+"""`python -m lib full` at tiny sizes: what is in git is not computed again, and nothing finished is lost."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+from lib.evaluation.evaluate import COLUMNS
+from lib.pipeline import full, settings, store, study
+from lib.report import results
+
+ROOT = Path(__file__).parents[1]
+PROFILE = """
+bases:
+  tiny: {dataset: 3diebench-mini, seeds: [0, 1], study: main, steps: 4, checkpoint_every: 2, objects_per_step: 8,
+    views_per_object: 4, block_size: 8, context_lengths: [0, 2], pairs_per_object: 2, context_kinds: [rotation, color],
+    groups: [rotation, color], probes: [paper], probe_epochs: 1, retrieval_objects: 0, representation_tasks: [],
+    embedding_tasks: [individual]}
+runs:
+  contextssl: {base: tiny, method: contextssl}
+  simclr: {base: tiny, method: simclr, groups: [], seeds: [0]}
+robustness:
+  palette-object: {palette: object}
+"""
+
+
+def evaluate(model, views, run, seed, share):
+    """One row in place of the thousands of an evaluation."""
+    row = {"run": run.name, "method": run.label, "seed": seed, "space": "embedding", "environment": "rotation",
+           "context_length": 2, "metric": "r2_color", "value": model.encoder(views.images[:4]).mean().item()}  # fmt: skip
+    return pd.DataFrame([row], columns=COLUMNS), {}
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder with a tiny profiles/full.yaml, without notebooks; views are drawn, not rendered."""
+    text = (ROOT / "profiles/ci.yaml").read_text(encoding="utf-8").replace("profile: ci", "profile: full")
+    text = re.sub(r"(?ms)^studies:.*", "studies: {main: 3diebench}\n", text)
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/full.yaml").write_text(text + PROFILE, encoding="utf-8")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "data.dvc").write_bytes((ROOT / "data.dvc").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(full, "execute", lambda notebook: "")
+    monkeypatch.setattr(full, "_make_views", lambda params, dataset, folder: (folder / params.data.palette).touch())
+    monkeypatch.setattr(full, "load_views", draw)
+    monkeypatch.setattr(full, "evaluate_and_find_neighbors", evaluate)
+    return tmp_path
+
+
+def draw(folder, brighter=0):
+    """Views of a prepared folder; another palette gives other pixels."""
+    views = tiny.views()
+    return replace(views, images=views.images + brighter + (folder / "object").exists())
+
+
+def edit(before, after):
+    path = Path("profiles/full.yaml")
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+
+
+def keys():
+    """Run and seed -> key, of what is done."""
+    lines = pd.concat([pd.read_csv(file) for file in full.ROWS.glob("*/keys.csv")])
+    return {(of.run, of.seed): of.key for of in lines.itertuples()}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Run and seed of every training that is begun; `trained.stop` are those that end as Ctrl-C does."""
+
+    class Begun(list):
+        stop = ()
+
+    begun, pretrain = Begun(), study.pretrain
+
+    def recorded(run, seed, *more, **named):
+        begun.append((run.name, seed))
+        if (run.name, seed) in begun.stop:
+            raise KeyboardInterrupt
+        return pretrain(run, seed, *more, **named)
+
+    monkeypatch.setattr(study, "pretrain", recorded)
+    return begun
+
+
+ALL = [("contextssl", 0), ("simclr", 0), ("palette-object", 0), ("contextssl", 1), ("palette-object", 1)]
+
+
+def test_rows_are_read_as_those_of_the_pipeline(workspace, trained):
+    full.main()
+    assert trained == ALL  # seed by seed, the headline first
+    found = results.read("main", folder=full.ROWS)
+    assert found.runs["seeds"].to_dict() == {"simclr": [0], "contextssl": [0, 1]}
+    own = pd.concat([pd.read_csv(path / "rows.csv") for path in (store.folder() / "evaluations").iterdir()])
+    own, kept = own[own["run"] == "contextssl"], found.rows[found.rows["run"] == "contextssl"]
+    np.testing.assert_allclose(kept["value"], own.sort_values("seed")["value"], rtol=5e-5)
+    assert list(results.read("robustness", folder=full.ROWS).runs.index) == ["palette-object"]
+    assert "**5 of 5 checkpoints**" in (full.OUT / "README.md").read_text()
+
+
+def test_another_machine_computes_nothing_again(workspace, trained, monkeypatch):
+    """Without the store, and where a processor renders other bytes."""
+    full.main()
+    before = {path: path.read_bytes() for path in full.ROWS.rglob("*") if path.is_file()}
+    shutil.rmtree(store.folder())
+    monkeypatch.setattr(full, "load_views", lambda folder: draw(folder, brighter=1))
+    trained.clear()
+    full.main()
+    assert trained == [] and not store.folder().exists()
+    assert {path: path.read_bytes() for path in full.ROWS.rglob("*") if path.is_file()} == before
+
+
+def test_interruption_loses_the_tasks_under_way_alone(workspace, trained):
+    trained.stop = [("palette-object", 0)]
+    with pytest.raises(KeyboardInterrupt):
+        full.main()
+    assert list(keys()) == ALL[:2]
+    trained.stop, done = (), keys()
+    trained.clear()
+    full.main()
+    assert trained == ALL[2:] and keys().items() > done.items()
+
+
+def test_no_task_is_started_after_the_minutes(workspace, trained, capsys):
+    full.main(minutes=0)
+    assert trained == [] and "5 of 5 tasks are left, about" in capsys.readouterr().out
+    assert "**0 of 5 checkpoints**" in (full.OUT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "anew"),
+    [
+        ("{palette: object}", "{palette: object, rotation_range: 0.5}", ["palette-object"]),
+        ("{base: tiny, method: simclr,", "{base: tiny, method: simclr, temperature: 0.4,", ["simclr"]),
+        ("checkpoint_every: 2", "checkpoint_every: 3", []),
+        ("probe_epochs: 1", "probe_epochs: 2", ["contextssl", "simclr", "palette-object"]),
+        ("rotation_range: 0.785398", "rotation_range: 0.7", ["contextssl", "simclr", "palette-object"]),
+    ],
+)
+def test_a_changed_setting_replaces_what_it_touches(workspace, before, after, anew):
+    tasks = {task.at: task.key for task in full.plan(settings.load(full.PROFILE))}
+    edit(before, after)
+    again = {task.at: task.key for task in full.plan(settings.load(full.PROFILE))}
+    assert {name for (name, _), key in again.items() if key not in tasks.values()} == set(anew)
+    assert len(set(again.values())) == len(again)
+
+
+def test_rows_of_another_recipe_are_removed(workspace, trained):
+    full.main()
+    before = keys()
+    edit("{base: tiny, method: simclr,", "{base: tiny, method: simclr, temperature: 0.4,")
+    full.main(minutes=0)
+    assert set(before) - set(keys()) == {("simclr", 0)}
+    trained.clear()
+    full.main()
+    assert trained == [("simclr", 0)] and keys()["simclr", 0] != before["simclr", 0]
+
+
+def test_what_the_pipeline_has_computed_is_taken(workspace, trained):
+    params = settings.load(full.PROFILE)
+    Path("params.yaml").write_bytes(full.PROFILE.read_bytes())
+    models, _ = study.train(params.study("main"), tiny.views())
+    study.evaluate(models, tiny.views(), evaluate, full.EVALUATION)
+    trained.clear()
+    full.main()
+    assert trained == [("palette-object", 0), ("palette-object", 1)]
+    lines = pd.read_csv(full.ROWS / "main/keys.csv")
+    assert lines[["train_seconds", "evaluation_seconds"]].isna().all(axis=None)
+
+
+def test_one_diverging_training_does_not_end_the_others(workspace, monkeypatch):
+    def diverge(run, *more, training=study.training):
+        if run.name == "simclr":
+            raise FloatingPointError("The loss of simclr is nan.")
+        return training(run, *more)
+
+    monkeypatch.setattr(study, "training", diverge)
+    full.main()
+    assert ("simclr", 0) not in keys() and len(keys()) == 4
+    assert "- The loss of simclr is nan." in (full.OUT / "README.md").read_text()
