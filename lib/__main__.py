@@ -30,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     full = commands.add_parser("full", help="compute what is missing of profiles/full.yaml, into results/full/")
     full.add_argument("minutes", type=float, nargs="?", help="after these no task is started; without them, to the end")
 
+    attempt = commands.add_parser("try", help="a trial of settings on validation objects, into results/trials.csv")
+    attempt.add_argument("name", help="what the log calls it")
+    attempt.add_argument("run", help="a name from `runs` of params.yaml")
+    attempt.add_argument("seed", type=int)
+    attempt.add_argument("changes", nargs="*", metavar="key=value", help="flat changes of the run")
+
     photographs = commands.add_parser("photographs", help="the hand-crafted augmentations on real photographs")
     photographs.add_argument("folder", help="folder or archive of images")
 
@@ -56,6 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
         from lib.pipeline import full
 
         full.main(given.minutes)
+    elif given.command == "try":
+        from ruamel.yaml import YAML
+
+        from lib.pipeline import speedrun
+
+        changes = {key: YAML(typ="safe").load(value) for key, _, value in (c.partition("=") for c in given.changes)}
+        for measure, value in speedrun.attempt(given.name, given.run, given.seed, **changes).items():
+            print(f"{measure}: {value}")
     elif given.command == "photographs":
         from lib.pipeline import photographs
 

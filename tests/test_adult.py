@@ -165,7 +165,7 @@ def test_the_numbers_of_a_version_never_move():
 
 def test_gaps_are_matched_as_a_weakened_score_would_have_them():
     """The formula of `fairness.matched` is what happens when persons are judged by the scores of others."""
-    rng, count = np.random.default_rng(0), 200_000
+    rng, count = np.random.default_rng(0), 30_000
     group, truth = rng.integers(0, 2, (2, count))
     score = truth * (1.2 - 0.6 * group) + 0.3 * group + rng.normal(size=count)
     weakened = np.where(rng.random(count) < 0.5, score, rng.permutation(score))
@@ -176,7 +176,7 @@ def test_gaps_are_matched_as_a_weakened_score_would_have_them():
     ])  # fmt: skip
     found = fairness.matched(rows, "los").pivot(index="metric", columns="run", values="value")
     assert list(found.columns) == ["score", "weakened"] and len(found) == 2, "a constant has no AUC to match"
-    assert found["score"].to_numpy() == pytest.approx(found["weakened"].to_numpy(), abs=0.01)
+    assert found["score"].to_numpy() == pytest.approx(found["weakened"].to_numpy(), abs=0.02)
     assert (found["weakened"] > 0.05).all()
 
 
@@ -238,14 +238,16 @@ def test_verdicts_are_written_and_none_is_given_to_a_constant(tmp_path):
         verdicts.change("ours", "equivariant", "what nobody computed", "income_auc", ">"),
     ]  # fmt: skip
     paper = pd.DataFrame([
-        {"environment": "invariant", "context_length": length, "metric": "equalized_odds", "value": value}
-        for length, value in ((0, 0.114), (126, 0.066))
+        {"environment": "invariant", "context_length": length, "metric": metric, "value": value}
+        for length, odds in ((0, 0.114), (126, 0.066))
+        for metric, value in (("equalized_odds", odds), ("income_auc", 0.9))
     ])  # fmt: skip
     path = tmp_path / "new" / "verdicts.csv"
     verdicts.decide(wanted, made_up_rows(0.52, 0.1), paper, stand_in=False, path=path)
     found = pd.read_csv(path)
     assert found["verdict"].tolist() == ["holds", "holds", "does not", "not testable"]
-    assert found["the paper shows it"].tolist()[:2] == ["yes", "not printed"] and set(found["n"]) == {3}
+    assert found["the paper shows it"].tolist() == ["yes", "not printed", "no", "not printed"]
+    assert set(found["n"]) == {3}
     assert "0.201 → 0.101" in found["evidence"][0]
     worse = verdicts.decide(wanted[:2], made_up_rows(0.68, 0.3), paper, stand_in=True, path=path)
     assert worse["verdict"].tolist() == ["does not", "does not"]

@@ -176,10 +176,39 @@ def test_faulty_folders_are_one_sentence(folder, tmp_path):
     shutil.rmtree(root / "test")
     fails(FileNotFoundError, "has no images in test/<class>/")
     folder.root = str(tmp_path / "none")
-    fails(FileNotFoundError, "none\" does not exist; augment.root must be a folder")
+    fails(FileNotFoundError, 'none" does not exist; augment.root must be a folder')
     (tmp_path / "broken.tar.xz").write_bytes(b"no archive")
     folder.root = str(tmp_path / "broken.tar.xz")
     fails(ValueError, "broken.tar.xz cannot be read as an archive")
+
+
+@pytest.mark.parametrize(
+    ("moves", "sentence"),
+    [
+        ({"test/dog": "test/bird"}, r"no images of the class bird in train \(2 test, 0 train\), but .* all 3 classes"),
+        ({"test/dog": "bin/dog"}, r"no images of the class dog in test \(0 test, 6 train\), .* add test/dog"),
+        ({"test/cat": "test/Cat"}, 'has the classes "Cat" and "cat", the same but for case'),
+        ({"train/dog/0000.png": "train/dog /0000.png"}, 'has the classes "dog" and "dog ", .* rename one of them'),
+        ({"train/cat/0000.png": "validation/cat/0000.png"}, "no images of the class dog in validation"),
+    ],
+    ids=["no training", "no test", "case", "space", "no validation"],
+)
+def test_splits_have_the_same_classes(folder, tmp_path, moves, sentence):
+    for source, target in moves.items():
+        target = Path(folder.root if not target.startswith("bin") else tmp_path, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(Path(folder.root, source), target)
+    with pytest.raises(ValueError, match=sentence) as error:
+        augment.load_sources(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_counts_tell_the_images_of_each_class_and_split(folder):
+    counts = augment.load_sources(folder).counts
+    assert counts.columns.tolist() == ["train", "validation", "test"] and counts.index.tolist() == ["cat", "dog"]
+    assert counts["test"].tolist() == [2, 2] and (counts["train"] + counts["validation"]).tolist() == [6, 6]
+    folder.images = 1  # a class or split of which no image was drawn has 0
+    assert augment.load_sources(folder).counts.shape == (2, 3)
 
 
 def test_missing_cifar10_is_one_sentence(folder, tmp_path):

@@ -31,8 +31,16 @@ robustness:
 
 def evaluate(model, views, run, seed, share):
     """One row in place of the thousands of an evaluation."""
-    row = {"run": run.name, "method": run.label, "seed": seed, "space": "embedding", "environment": "rotation",
-           "context_length": 2, "metric": "r2_color", "value": model.encoder(views.images[:4]).mean().item()}  # fmt: skip
+    row = {
+        "run": run.name,
+        "method": run.label,
+        "seed": seed,
+        "space": "embedding",
+        "environment": "rotation",
+        "context_length": 2,
+        "metric": "r2_color",
+        "value": model.encoder(views.images[:4]).mean().item(),
+    }
     return pd.DataFrame([row], columns=COLUMNS), {}
 
 

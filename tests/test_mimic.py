@@ -1,5 +1,6 @@
 """Hospital records: the schema, the reader's errors, the split by patient, and the known effect of gender."""
 
+import gzip
 import os
 
 import numpy as np
@@ -91,6 +92,131 @@ def test_what_is_unknown_is_one_sentence(tables, table, column, value, sentence)
     with pytest.raises(ValueError, match=sentence) as error:
         mimic.build_records(tables | {table: frame}, seed=0)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return mimic.synthetic(seed=3, patients=120)
+
+
+@pytest.fixture(scope="module")
+def whole(few):
+    return mimic.build_records(few, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "reason"),
+    [
+        ("ADMISSIONS", "HADM_ID", None, "no HADM_ID"),
+        ("ADMISSIONS", "SUBJECT_ID", None, "no SUBJECT_ID"),
+        ("PATIENTS", "GENDER", None, "no GENDER"),
+        ("PATIENTS", "DOB", None, "no DOB"),
+        ("ADMISSIONS", "ADMITTIME", None, "no ADMITTIME"),
+        ("ADMISSIONS", "DISCHTIME", None, "no DISCHTIME"),
+        ("PATIENTS", "DOB", "2999-01-01", "a birth after the admission"),
+        ("PATIENTS", "DOB", "2000-01-01", "an age that cannot be"),
+        ("PATIENTS", "DOB", "0001-01-01", "an age that cannot be"),
+        ("ADMISSIONS", "DISCHTIME", "2149-01-01 00:00:00", "a stay that ends before it begins"),
+        ("ADMISSIONS", "DISCHTIME", "2999-01-01 00:00:00", "a stay of more than a year"),
+        ("DIAGNOSES_ICD", "SEQ_NUM", None, "a diagnosis without a whole SEQ_NUM"),
+        ("DIAGNOSES_ICD", "SEQ_NUM", "-1", "a diagnosis without a whole SEQ_NUM"),
+        ("DIAGNOSES_ICD", "SEQ_NUM", "2", "a SEQ_NUM that is there twice"),
+        ("DIAGNOSES_ICD", "ICD9_CODE", None, "no primary diagnosis"),
+        ("ICUSTAYS", "INTIME", None, "an ICU stay without INTIME"),
+        ("ICUSTAYS", "INTIME", "2149-01-01 00:00:00", "an ICU stay at another time"),
+        ("ICUSTAYS", "INTIME", "2999-01-01 00:00:00", "an ICU stay at another time"),
+    ],
+)
+def test_missing_and_impossible_values_leave_out_one_admission(few, whole, table, column, value, reason):
+    """The first patient's only admission; all others are as they were."""
+    assert few["ADMISSIONS"]["SUBJECT_ID"].tolist().count("10000") == 1 and not any(whole.left_out.values())
+    frame = few[table].copy()
+    frame.loc[0, column] = value
+    found = mimic.build_records(few | {table: frame}, seed=3)
+    assert {name: count for name, count in found.left_out.items() if count} == {reason: 1}
+    np.testing.assert_array_equal(found.stay, whole.stay[1:])
+    np.testing.assert_array_equal(found.long_stay, whole.long_stay[1:])
+
+
+def test_rows_without_what_they_need_are_counted(few):
+    changed = {table: frame.copy() for table, frame in few.items()}
+    for table, columns in mimic.REQUIRED.items():
+        for column in columns:
+            changed[table].loc[len(changed[table])] = changed[table].iloc[-1]
+            changed[table].loc[len(changed[table]) - 1, column] = None
+    found = mimic.build_records(changed, seed=3)
+    assert set(found.ignored.values()) == {1} and len(found.ignored) == 6
+    assert found.ignored["rows of PRESCRIPTIONS without DRUG"] == 1 and not any(found.left_out.values())
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "change", "sentence"),
+    [
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: c.str.lstrip("0"),
+         r"None of the .* numeric ICD9_CODEs of DIAGNOSES_ICD begins with 0, .* dropped the leading zeros .* copy it"),
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: c.str.zfill(5), "have five digits, .* filled them up with zeros"),
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: c + ".0", r'"[0-9]+\.0", .*: another program took it'),
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: "4.1401E+04", r'"4.1401E\+04", .*: another program'),
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: "1e5", '"1e5", .*: another program took it'),
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: "38", '"38", .*: another program took it'),
+        ("DIAGNOSES_ICD", "ICD9_CODE", lambda c: "'" + c, """"'[0-9]+", which is no ICD-9 code"""),
+        ("DIAGNOSES_ICD", "HADM_ID", lambda c: c + ".0", r'DIAGNOSES_ICD has the HADM_ID "100000\.0", which is no'),
+        ("ADMISSIONS", "SUBJECT_ID", lambda c: c + ".0", r'ADMISSIONS has the SUBJECT_ID "10000\.0", which is no'),
+        ("ADMISSIONS", "ADMITTIME", lambda c: "01/31/2150 10:00", 'no time such as .*, "01/31/2150 10:00"'),
+        ("ADMISSIONS", "ADMITTIME", lambda c: "2150", 'no time such as .*, "2150"'),
+    ],
+)  # fmt: skip
+def test_files_that_another_program_changed_are_refused(few, table, column, change, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        mimic.build_records(few | {table: few[table].assign(**{column: change(few[table][column])})}, seed=3)
+    assert "\n" not in str(error.value)
+
+
+def test_two_files_of_a_table_must_be_the_same(few, whole, tmp_path):
+    write(few, tmp_path)
+    plain = tmp_path / "DIAGNOSES_ICD.csv"
+    few["DIAGNOSES_ICD"].to_csv(plain, index=False)
+    np.testing.assert_array_equal(mimic.build_records(mimic.read_tables(tmp_path), seed=3).features, whole.features)
+    few["DIAGNOSES_ICD"].iloc[: len(few["DIAGNOSES_ICD"]) // 2].to_csv(plain, index=False)
+    both = r"ICD.csv \([0-9]+ rows\) and .*ICD.csv.gz \([0-9]+ rows\) are the same table but differ; keep the whole one"
+    with pytest.raises(ValueError, match=both):
+        mimic.read_tables(tmp_path)
+    few["DIAGNOSES_ICD"].replace({"ICD9_CODE": {"0389": "389"}}).to_csv(plain, index=False)
+    with pytest.raises(ValueError, match=both):
+        mimic.read_tables(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["DIAGNOSES_ICD.csv.gz", "PRESCRIPTIONS.csv"])
+def test_cut_files_are_one_sentence(few, tmp_path, name):
+    """In the middle of the bytes, or of the last cell, which then still reads as one."""
+    write(few, tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{name} cannot be used: .*; copy it again.$") as error:
+        mimic.read_tables(tmp_path)
+    assert "\n" not in str(error.value)
+    few[name.split(".")[0]].to_csv(tmp_path / name, index=False)
+    with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "rb") as file:
+        text = file.read()
+    with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wb") as file:
+        file.write(text[:-2])
+    with pytest.raises(ValueError, match=f"{name} cannot be used: it was cut, its last line has no end"):
+        mimic.read_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "share", "sentence"),
+    [
+        ("DIAGNOSES_ICD", 0.5, r"DIAGNOSES_ICD covers .* admissions \([45][0-9]%\) and should cover at least 90%"),
+        ("ICUSTAYS", 0.8, r"ICUSTAYS covers .* \(80%\) and should"),
+        ("PRESCRIPTIONS", 0.7, r"PRESCRIPTIONS covers .* \(7[01]%\) and should cover at least 75%"),
+        ("ADMISSIONS", 0.6, r"ADMISSIONS has .* admissions of ICUSTAYS \(60%\) and should have at least 90%"),
+        ("PATIENTS", 0.6, r"ADMISSIONS has the SUBJECT_ID [0-9]+, which PATIENTS lacks \([0-9]+ of [0-9]+ rows\)"),
+    ],
+)
+def test_tables_that_cover_too_few_admissions_are_refused(few, table, share, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        mimic.build_records(few | {table: few[table].iloc[: round(share * len(few[table]))]}, seed=3)
 
 
 def test_missing_files_and_columns_are_one_sentence(tables, tmp_path):

@@ -17,8 +17,8 @@ SECTIONS = {
     ),
     "pretrain": dict(
         steps=12, objects_per_step=6, views_per_object=4, contexts_per_step=4, optimizer="adamw", learning_rate=3e-3,
-        muon_learning_rate=0.02, weight_decay=0.1, warmup_fraction=0.1, temperature=0.2, info_nce_weight=2.0, auxiliary_weight=3.0, label_weight=0.0,
-        label_shift=2, gradient_clip=1.0, checkpoint_every=5,
+        muon_learning_rate=0.02, weight_decay=0.1, warmup_fraction=0.1, temperature=0.2, info_nce_weight=2.0,
+        auxiliary_weight=3.0, label_weight=0.0, label_shift=2, gradient_clip=1.0, checkpoint_every=5,
     ),
     "baselines": dict(
         invariance_weight=2.0, variance_weight=3.0, covariance_weight=5.0, equivariance_weight=7.0,
@@ -26,9 +26,10 @@ SECTIONS = {
     "evaluate": dict(
         representation_tasks=("individual", "relative", "classes"),
         embedding_tasks=("individual", "relative", "classes"), context_kinds=("rotation", "color", "none"),
-        context_lengths=(0, 2, 6), context_source="train", context_seeds=(0, 1), shortcut_masks=(0.1, 0.9), train_images=48, validation_images=24,
-        test_images=24, retrieval_objects=5, probes=("paper",), probe_widths=(16,), probe_epochs=2,
-        probe_linear_epochs=2, probe_batch=16, probe_learning_rate=3e-3, ridge_penalties=(1.0,), sample_seed=0,
+        context_lengths=(0, 2, 6), context_source="train", context_seeds=(0, 1), shortcut_masks=(0.1, 0.9),
+        train_images=48, validation_images=24, test_images=24, retrieval_objects=5, probes=("paper",),
+        probe_widths=(16,), probe_epochs=2, probe_linear_epochs=2, probe_batch=16, probe_learning_rate=3e-3,
+        ridge_penalties=(1.0,), sample_seed=0,
     ),
 }  # fmt: skip
 

@@ -29,11 +29,13 @@ from __future__ import annotations
 import io
 import math
 import tarfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from kornia import enhance
@@ -165,6 +167,12 @@ class Sources:
     source: np.ndarray  # str (O,): parametric, real (renders of the miniature) or photo
     name: np.ndarray  # str (O,): of the object or the file
 
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Images of each class (rows, all of `classes`) in each split (columns, those of `SPLITS`)."""
+        names = np.array(self.classes)[self.labels]
+        return pd.crosstab(names, self.split).reindex(index=self.classes, columns=SPLITS, fill_value=0)
+
 
 def make_views(sources: Sources, combination: str, spec, batch: int = 1024) -> Views:
     """`augment.views` views of each source image, with targets = latents of the combination's two groups.
@@ -203,7 +211,8 @@ def load_sources(spec, folder: Path | str = "build/data/3diebench") -> Sources:
     augmented-mini: renders of the miniature in `folder`; its objects' split is kept, so no test object is trained on.
     cifar10: torchvision's files in `augment.root`, downloaded to build/cifar10 where the root is "".
     cifar10-jpeg: a folder (or a .tar, .tar.gz, .tar.xz of it) with <split>/<class>/<name>.jpg or .png in
-    `augment.root`. Both have train and test; without validation, a tenth of train becomes it.
+    `augment.root`. Both have train and test; without validation, a tenth of train becomes it. Every split has images of
+    every class, and no two classes are the same but for case.
 
     Raises:
         FileNotFoundError, ValueError: one sentence that names what is missing or broken.
@@ -233,7 +242,7 @@ def _renders(spec, folder: Path | str, generator: np.random.Generator) -> Source
 def _photos(
     images: Callable[[np.ndarray], np.ndarray], label: np.ndarray, classes: Sequence[str], split: np.ndarray,
     name: np.ndarray, spec, generator: np.random.Generator,
-) -> Sources:
+) -> Sources:  # fmt: skip
     """Sources of photographs: some at random, with a validation split; `images` reads those at the given places."""
     if "validation" not in split:
         train = generator.permutation(np.flatnonzero(split == "train"))
@@ -265,6 +274,7 @@ def _image_folder(spec, generator: np.random.Generator) -> Sources:
     names = sorted(files)
     split, of = (np.array(part) for part in zip(*(name.split("/")[:2] for name in names)))
     classes, label = np.unique(of, return_inverse=True)
+    _check_classes(split, of, spec.root)
 
     def read(chosen: np.ndarray) -> np.ndarray:
         images = []
@@ -285,6 +295,23 @@ def _image_folder(spec, generator: np.random.Generator) -> Sources:
         return np.stack(images)
 
     return _photos(read, label.astype(np.int64), classes.tolist(), split, np.array(names), spec, generator)
+
+
+def _check_classes(split: np.ndarray, of: np.ndarray, root: str) -> None:
+    """Refuse classes (N,) that are written in two ways or are not in every split (N,)."""
+    written = defaultdict(set)
+    for name in of:
+        written[name.strip().casefold()].add(name)
+    if twice := [names for names in written.values() if len(names) > 1]:
+        both = " and ".join(f'"{name}"' for name in sorted(twice[0]))
+        raise ValueError(f"{root} has the classes {both}, the same but for case or spaces; rename one of them.")
+    images = pd.crosstab(of, split)
+    for name, counts in images[(images == 0).any(axis=1)].iterrows():
+        part, has = counts.idxmin(), ", ".join(f"{count:,} {at}" for at, count in counts.items())
+        raise ValueError(
+            f"{root} has no images of the class {name} in {part} ({has}), but each split must have all {len(images)} "
+            f"classes; add {part}/{name}, or remove the class from all splits."
+        )
 
 
 def _files(root: Path) -> dict[str, Callable[[], bytes]]:

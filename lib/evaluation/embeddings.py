@@ -8,14 +8,14 @@ from lib.method.models import ContextCache
 from lib.method.sampling import restrict
 
 
-def context_pairs(views, settings) -> Tensor:
-    """The fixed evaluation context: (K, 2) image rows, K = longest context / 2, one pair to an object.
+def context_pairs(views, settings, seed: int) -> Tensor:
+    """An evaluation context of `seed`, the same for all checkpoints: (K, 2) image rows, K = longest context / 2, one pair to an object.
 
     The paper takes "other unlabelled data from the test set", the released code takes training pairs; the default
     follows the code, so that no test image is seen before it is asked about. Objects are drawn without replacement
     while they last. Shorter contexts are prefixes.
     """
-    generator = torch.Generator().manual_seed(settings.context_seed)
+    generator = torch.Generator().manual_seed(seed)
     objects, pairs = views.objects(settings.context_source), max(settings.context_lengths) // 2
     order = torch.cat([torch.randperm(len(objects), generator=generator) for _ in range(pairs // len(objects) + 1)])
     view = torch.rand(pairs, views.views, generator=generator).argsort(1)[:, :2]
@@ -66,9 +66,9 @@ def embed(
 
 
 @torch.no_grad()
-def context_caches(model: nn.Module, views, settings, device: torch.device) -> dict[str, ContextCache]:
-    """Keys and values of the longest context of each kind; every shorter context is a prefix of them."""
-    rows = context_pairs(views, settings)
+def context_caches(model: nn.Module, views, settings, device: torch.device, seed: int) -> dict[str, ContextCache]:
+    """Keys and values of the longest context of each kind, of one draw; every shorter context is a prefix of them."""
+    rows = context_pairs(views, settings, seed)
     features = encode(model, views, rows.flatten(), device)
     actions = views.action(views.targets[rows[:, 0]], views.targets[rows[:, 1]]).to(device)
     caches = {}

@@ -2,7 +2,9 @@
 
 What is evaluated (`evaluate_run`): the *representation*, the encoder's features, which know no context, and the
 *embedding*, which for models with a context transformer is its output h(y | C) of a single image appended to a context
-C, and for the others the space that their objective compares (one "context": none, of length 0).
+C, and for the others the space that their objective compares (one "context": none, of length 0). What a context leaves
+readable depends on which pairs were drawn for it, so every number with a context is computed under several, each with
+probes of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +24,13 @@ from lib.method.sampling import restrict
 
 #: Of the rows of an evaluation, one number a row.
 COLUMNS = (
-    "run", "method", "trained_group", "seed", "space", "environment", "context_length", "target", "probe", "objects",
-    "variant", "metric", "value", "floor",
+    "run", "method", "trained_group", "seed", "space", "environment", "context_length", "context_seed", "target",
+    "probe", "objects", "variant", "metric", "value", "floor",
 )  # fmt: skip
 #: Raise it whenever the same checkpoint and settings give other numbers: finished evaluations are kept under it.
-VERSION = 2
+VERSION = 3
 
-Place = tuple[str, int]  # environment and context length of an embedding
+Place = tuple[str, int, int | None]  # environment, context length and context seed of an embedding
 
 
 class _Rows:
@@ -47,8 +49,9 @@ class _Rows:
 
     def frame(self) -> pd.DataFrame:
         found = pd.DataFrame(self.rows, columns=COLUMNS)
-        texts = dict.fromkeys(found.columns.difference(["seed", "context_length", "value", "floor"]), "str")
-        return found.astype(texts | {"context_length": "Int64", "value": float, "floor": float})
+        whole = {"context_length": "Int64", "context_seed": "Int64"}
+        texts = dict.fromkeys(found.columns.difference(["seed", *whole, "value", "floor"]), "str")
+        return found.astype(texts | whole | {"value": float, "floor": float})
 
 
 def evaluate_run(
@@ -68,8 +71,8 @@ def evaluate_run(
         One number a row, with `COLUMNS`; what does not apply is empty.
 
         space: ``representation``, or ``embedding`` with ``environment`` (a kind of context; ``none`` for models without
-        a context transformer) and ``context_length`` in tokens. Without a context the kinds are one, and the same
-        number stands in the row of each.
+        a context transformer), ``context_length`` in tokens and ``context_seed``, the draw of the context (empty for
+        length 0). Without a context the kinds are one, and the same number stands in the row of each.
 
         objects: ``all`` or the ``parametric`` or ``real`` ones of the test set.
 
@@ -80,6 +83,8 @@ def evaluate_run(
         r2_<group>_per_component    the same, mean over components                                  R² of a constant
         top1                        linear classification, percent                                  most frequent class
         top1, label_corruption=...  of context-dependent labels by the rule of a group, percent     most frequent class
+        neighbor_right_3,           whether the three nearest views are right in what is asked for  chance, mean of
+        neighbor_error_3            (share of queries), and their mean error: `_neighbor_scores`    all other views
         mrr, hit_at_1, hit_at_5     retrieval, library=test, validation or train; environment: what chance
                                     the query's action tells (kind of context, groups of a
                                     baseline); ..._without_identity, ..._identity: `retrieval.report`
@@ -127,10 +132,11 @@ def evaluate_run(
     sources = by_source(sampled["test"].flatten() // views.views)
     floors = _floors(tasks, sources, views.groups)
 
-    # No context is one cell, whatever its kind; it stands in the rows of all kinds.
-    cells: list[Place] = [("none", 0), *((kind, n) for kind in kinds for n in lengths[1:])]
-    places = [[(kind, 0) for kind in kinds] if n == 0 else [(kind, n)] for kind, n in cells]
-    steps = 1 + len(cells) + len(settings.representation_tasks) + len(settings.embedding_tasks)
+    # No context is one cell, whatever its kind; it stands in the rows of all kinds. The others: one list for each draw.
+    draws = settings.context_seeds if len(lengths) > 1 else ()
+    cells: list[list[Place]] = [[("none", 0, None)]]
+    cells += [[(kind, n, draw) for kind in kinds for n in lengths[1:]] for draw in draws]
+    steps = 1 + sum(map(len, cells)) + len(settings.representation_tasks) + len(settings.embedding_tasks) * len(cells)
     done = 0
 
     def step() -> None:
@@ -143,66 +149,76 @@ def evaluate_run(
     features = encode(model, views, torch.cat([probed, others]), device)
     step()
 
-    # 3. Embeddings, once for each context, and the retrieval in them.
-    caches = context_caches(model, views, settings, device) if contextual else {}
-    chance, tables = retrieval.chance(views.views), []
-    for kind, n in cells:
-        cache = caches[kind if n else kinds[0]].prefix(n) if contextual else None
-        # Without a context the library is one, but the query's action still has a kind.
-        queries = asked if n == 0 else () if kind == "none" else (kind,)
-        if not queries and not probed_embedding:
-            step()
-            continue
-        table = embed(model, features if queries else features[: len(probed)], None, cache)
-        tables.append(table[: len(probed)])
-        for query in queries:
-            for split, rows in libraries.items():
-                rank = _ranks(model, features, table, views, rows, position, query, cache)
-                of = by_source(rows[:, 0] // views.views) if split == "test" else {"all": slice(None)}
-                for source, keep in of.items():
-                    found.add(
-                        retrieval.report(rank[keep]), chance, space="embedding", environment=query, context_length=n,
-                        objects=source, variant=f"library={split}",
-                    )  # fmt: skip
-        step()
-    tables = torch.stack(tables) if probed_embedding else None
-
-    # 4. Probes: all cells at once.
-    # Classes are read from the encoder's features as they are, latents from normalized ones.
-    plain = features[: len(probed)][None]
-    for space, table, table_of_classes, at, wanted in (
-        ("representation", F.normalize(plain, dim=-1), plain, [[(None, None)]], settings.representation_tasks),
-        ("embedding", tables, tables, places, settings.embedding_tasks),
-    ):
+    def probe(space: str, table: Tensor, table_of_classes: Tensor, at: list[list[tuple]], wanted) -> None:
+        """Rows of the tasks for G tables, each of which stands at one or several places."""
         for task in wanted:
             splits = tasks[task].values()
             if task == "classes":
                 predicted = {None: probes.predict_classes(table_of_classes, *splits, len(views.classes), settings)}
             else:
                 predicted = probes.predict_latents(table, *splits, views.groups, settings, settings.sample_seed)
-            for probe, of_cells in predicted.items():
+            for name, of_cells in predicted.items():
                 for prediction, of_cell in zip(of_cells, at):
                     for source, keep in sources.items():
                         values = _scores(prediction[keep], tasks[task]["test"].target[keep], views.groups)
-                        for environment, n in of_cell:
+                        for environment, n, draw in of_cell:
                             found.add(
                                 values, floors[task, source], space=space, environment=environment, context_length=n,
-                                target=None if task == "classes" else task, probe=probe, objects=source,
+                                context_seed=draw, target=None if task == "classes" else task, probe=name,
+                                objects=source,
                             )  # fmt: skip
             step()
 
-    # 5. What single methods have besides.
-    if labeled:
-        for rule, answers, truth in _labels(model.classifier, tables, tasks["classes"]["test"], views):
-            told = rule if rule in kinds else "none"  # models that know no action are asked for every rule
-            for answer, of_cell in zip(answers, places):
-                for environment, n in (place for place in of_cell if place[0] == told):
-                    for source, keep in sources.items():
-                        found.add(
-                            _scores(answer[keep], truth[keep], views.groups), floors["classes", source],
-                            space="embedding", environment=environment, context_length=n, objects=source,
-                            variant=f"label_corruption={rule}",
-                        )  # fmt: skip
+    # Classes are read from the encoder's features as they are, latents from normalized ones.
+    plain = features[: len(probed)][None]
+    probe("representation", F.normalize(plain, dim=-1), plain, [[(None, None, None)]], settings.representation_tasks)
+
+    # 3. Embeddings, once for each context; the retrieval in them, and the probes of all contexts of a draw at once.
+    chance = retrieval.chance(views.views)
+    for of_draw in cells:
+        draw, tables, places = of_draw[0][2], [], []
+        caches = context_caches(model, views, settings, device, draw or 0) if contextual else {}
+        for kind, n, _ in of_draw:
+            cache = caches[kind if n else kinds[0]].prefix(n) if contextual else None
+            # Without a context the library is one, but the query's action still has a kind.
+            queries = asked if n == 0 else () if kind == "none" else (kind,)
+            if queries or probed_embedding:
+                table = embed(model, features if queries else features[: len(probed)], None, cache)
+                tables.append(table[: len(probed)])
+                places.append([(k, 0, None) for k in kinds] if n == 0 else [(kind, n, draw)])
+            for query in queries:
+                for split, rows in libraries.items():
+                    cosine = _cosines(model, features, table, views, rows, position, query, cache)
+                    rank, of = retrieval.ranks(cosine), {"all": slice(None)}
+                    if split == "test":
+                        of = by_source(rows[:, 0] // views.views)
+                        close, floor = _neighbor_scores(cosine, views, rows, query)
+                    for source, keep in of.items():
+                        where = dict(
+                            space="embedding", environment=query, context_length=n, context_seed=draw, objects=source
+                        )
+                        found.add(retrieval.report(rank[keep]), chance, variant=f"library={split}", **where)
+                        if split == "test":
+                            found.add(
+                                {name: values[keep].mean() for name, values in close.items()},
+                                {name: values[keep].mean() for name, values in floor.items()}, **where,
+                            )  # fmt: skip
+            step()
+        if probed_embedding:
+            tables = torch.stack(tables)
+            probe("embedding", tables, tables, places, settings.embedding_tasks)
+        if labeled:
+            for rule, answers, truth in _labels(model.classifier, tables, tasks["classes"]["test"], views):
+                told = rule if rule in kinds else "none"  # models that know no action are asked for every rule
+                for answer, of_cell in zip(answers, places):
+                    for environment, n, _ in (place for place in of_cell if place[0] == told):
+                        for source, keep in sources.items():
+                            found.add(
+                                _scores(answer[keep], truth[keep], views.groups), floors["classes", source],
+                                space="embedding", environment=environment, context_length=n, context_seed=draw,
+                                objects=source, variant=f"label_corruption={rule}",
+                            )  # fmt: skip
+
     if run.method == "contextssl":
         measured, chance = shortcut(model, views, run)
         for variant, values in measured.items():
@@ -249,11 +265,11 @@ def _floors(
     return found
 
 
-def _ranks(
+def _cosines(
     model: nn.Module, features: Tensor, table: Tensor, views, rows: Tensor, position: Tensor, kind: str,
     cache: ContextCache | None,
 ) -> Tensor:
-    """(O, V) ranks of the queries h(x_0, a_{0 -> j} | C) among the embeddings of the V views of each object.
+    """(O, V, V) cosines of the queries h(x_0, a_{0 -> j} | C) and the embeddings of the V views of each object.
 
     ``rows``: (O, V) image rows; ``table``: (U, E) embeddings of the image rows in ``position``.
     """
@@ -262,8 +278,35 @@ def _ranks(
     actions = restrict(actions, kind, views.groups).flatten(0, 1).to(table.device)
     at = position[rows].to(table.device)
     queries = embed(model, features[at[:, :1].expand(-1, count)].flatten(0, 1), actions, cache)
-    target = torch.arange(count, device=table.device)
-    return retrieval.ranks(queries.view(objects, count, -1), table[at], target)
+    return queries.view(objects, count, -1) @ table[at].mT
+
+
+def _neighbor_scores(
+    cosine: Tensor, views, rows: Tensor, asked: str, k: int = 3
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of the k nearest views to each query of `_cosines`, what the nearest-neighbor grids (Figures 1, 6, 8 to 11) show.
+
+    The error of a view is the Euclidean distance of its latents, those of the groups that are asked for, to the view
+    asked for. It is right if among the V - 1 views but the source it is one of the nearer half to the view asked for.
+    Queries for the source itself are left out, and the source is no neighbor.
+
+    Returns:
+        ``neighbor_right_k``, 1 where all k are right, and ``neighbor_error_k``, their mean error, each (O, V - 1); and
+        the same of k other views at random.
+    """
+    columns = [c for name in asked.split("+") for c in range(*views.groups[name].indices(views.targets.shape[1]))]
+    latents = views.targets[rows][..., columns].to(cosine.device)
+    error = torch.cdist(latents, latents, compute_mode="donot_use_mm_for_euclid_dist")[:, 1:, 1:]
+    others, k = error.shape[-1], min(k, error.shape[-1])
+    half = max(k, others // 2)
+    right = error <= error.kthvalue(half, dim=-1, keepdim=True).values
+    nearest = cosine[:, 1:, 1:].topk(k, dim=-1).indices
+    by_chance = torch.tensor([(half - i) / (others - i) for i in range(k)], device=error.device).prod()
+    return (
+        {f"neighbor_right_{k}": right.gather(-1, nearest).all(-1).double(),
+         f"neighbor_error_{k}": error.gather(-1, nearest).mean(-1)},
+        {f"neighbor_right_{k}": by_chance.expand(error.shape[:2]), f"neighbor_error_{k}": error.mean(-1)},
+    )  # fmt: skip
 
 
 def evaluate_and_find_neighbors(
@@ -298,7 +341,7 @@ def neighbors(model: nn.Module, views, run, examples: int = 12, k: int = 4) -> d
     contextual = hasattr(model, "predictor")
     kinds = _transformations(model, run) or ("none",)
     lengths = list(settings.context_lengths) if contextual else [0]
-    caches = context_caches(model, views, settings, device) if contextual else {}
+    caches = context_caches(model, views, settings, device, settings.context_seeds[0]) if contextual else {}
     actions = views.action(views.targets[rows[:, 0]], views.targets[rows[:, 1]]).to(device)
     found = []
     for kind in kinds:

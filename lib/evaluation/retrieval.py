@@ -4,22 +4,19 @@ import torch
 from torch import Tensor
 
 
-def ranks(queries: Tensor, library: Tensor, target: Tensor) -> Tensor:
-    """Rank of each query's target among the views of its own object, by cosine.
+def ranks(cosine: Tensor) -> Tensor:
+    """Rank of each query's target among the views of its own object; query j asks for view j.
 
     Ties count against us: every view at least as near as the target is ranked before it, so that a collapsed model,
     which cannot tell views apart, gets the last rank and not the first.
 
     Args:
-        queries: (O, Q, E), L2-normalized.
-        library: (O, V, E), L2-normalized.
-        target: (Q,) int64, the view that each query asks for.
+        cosine: (O, V, V) of queries, in rows, and views.
 
     Returns:
-        (O, Q) int64 in 1..V.
+        (O, V) int64 in 1..V.
     """
-    cosine = queries @ library.mT
-    wanted = cosine[:, torch.arange(len(target), device=cosine.device), target]
+    wanted = cosine.diagonal(dim1=1, dim2=2)
     # The target ties with itself once.
     return (cosine >= wanted[..., None]).sum(-1)
 

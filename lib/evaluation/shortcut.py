@@ -20,7 +20,7 @@ from lib.method.sampling import interleave, restrict, sample_pairs
 
 @torch.no_grad()
 def shortcut(model, views, run, contexts: int = 12) -> tuple[dict[str | None, dict[str, float]], dict[str, float]]:
-    """Contexts of unseen test objects, masked as in the last training step, and three ways to find the partner y_i.
+    """Contexts of unseen test objects, masked alike for all models, and three ways to find the partner y_i.
 
     Args:
         model: a ContextSSL, in evaluation mode. views: `lib.data.views.Views`. run: `lib.pipeline.settings.Run`.
@@ -29,20 +29,22 @@ def shortcut(model, views, run, contexts: int = 12) -> tuple[dict[str | None, di
     Returns:
         Variant -> metric -> value, and metric -> chance (1 / K and log K for K targets)::
 
-            anchor=pair|foreign|mean   partner_accuracy   share of anchors to which their own y_i is the nearest target
-            anchor=pair|foreign        partner_info_nce   loss, nats
-            layer=1, 2, ...            attention_<self|x|y>   of a y-token: to itself, to the x and to the y of its
-                                                              past; sum 1
-            None                       attention_uniform_<self|x|y>   the same if all seen tokens got equal weight
+            anchor=pair|foreign|mean,mask=0.10   partner_accuracy   share of anchors to which their own y_i is the
+                                                                    nearest target, under masks of p = .1, ...
+            anchor=pair|foreign,mask=0.10        partner_info_nce   loss, nats
+            layer=1, 2, ...                      attention_<self|x|y>   of a y-token: to itself, to the x and to the y
+                                                                        of its past; sum 1; under the first mask
+            None                                 attention_uniform_<self|x|y>   the same if all seen tokens got equal
+                                                                                weight
 
         ``pair`` is the anchor (x_i, a_i) as it is, ``foreign`` a foreign one; ``mean`` asks no model: the mean of the
         features in the anchor's past and in the target's, nearest by Euclidean distance. Attention is the mean over
         heads, contexts and the later half of the places, where the past is long.
     """
-    context, groups, device = run.context, run.groups, next(model.parameters()).device
+    context, groups, device, settings = run.context, run.groups, next(model.parameters()).device, run.evaluate
     objects, m = views.objects("test"), context.pairs_per_object
     pairs = min(run.model.block_size // 2, m * len(objects))  # as in training, if there are test objects enough
-    generator = torch.Generator().manual_seed(run.evaluate.sample_seed)
+    generator = torch.Generator().manual_seed(settings.sample_seed)
     at = sample_pairs(contexts, pairs, len(objects), views.views, m, generator)
     rows = (objects[:, None] * views.views + torch.arange(views.views)).flatten()
     x, y = rows[at.x], rows[at.y]
@@ -51,23 +53,27 @@ def shortcut(model, views, run, contexts: int = 12) -> tuple[dict[str | None, di
     a = restrict(views.action(views.targets[x], views.targets[y]), told, views.groups).to(device)
     features, actions = interleave(z_x, z_y), interleave(a, torch.zeros_like(a))
 
-    p, layers = context.mask_probability_end, run.model.layers
+    layers, found = run.model.layers, {}
     draws = layers if context.mask_per_layer else 1
-    masks = [
-        random_context_mask(contexts, 2 * pairs, p, context.mask_unit, generator).to(device) for _ in range(draws)
-    ] * (layers // draws)
-    h, foreign = with_foreign_anchors(model.predictor, features, actions, masks, turn=len(groups))
-    anchor, target = h[:, 0::2], h[:, 1::2]
-    mean = past_mean(features, masks[0])
-    distance = torch.cdist(mean[:, 0::2], mean[:, 1::2], compute_mode="donot_use_mm_for_euclid_dist")
+    of_mask = {
+        p: [
+            random_context_mask(contexts, 2 * pairs, p, context.mask_unit, generator).to(device) for _ in range(draws)
+        ] * (layers // draws)
+        for p in settings.shortcut_masks
+    }  # fmt: skip
+    for p, masks in of_mask.items():
+        h, foreign = with_foreign_anchors(model.predictor, features, actions, masks, turn=len(groups))
+        anchor, target = h[:, 0::2], h[:, 1::2]
+        mean = past_mean(features, masks[0])
+        distance = torch.cdist(mean[:, 0::2], mean[:, 1::2], compute_mode="donot_use_mm_for_euclid_dist")
+        found[f"anchor=mean,mask={p:.2f}"] = {"partner_accuracy": own_is_nearest(-distance)}
+        for name, asking in (("pair", anchor), ("foreign", foreign)):
+            found[f"anchor={name},mask={p:.2f}"] = {
+                "partner_accuracy": own_is_nearest(_cosine(asking, target)),
+                "partner_info_nce": losses.info_nce(asking, target, run.pretrain.temperature).item(),
+            }
+    masks = of_mask[settings.shortcut_masks[0]]
     uniform = masks[0] / masks[0].sum(-1, keepdim=True)
-    temperature = run.pretrain.temperature
-    found: dict[str | None, dict[str, float]] = {"anchor=mean": {"partner_accuracy": own_is_nearest(-distance)}}
-    for name, asking in (("pair", anchor), ("foreign", foreign)):
-        found[f"anchor={name}"] = {
-            "partner_accuracy": own_is_nearest(_cosine(asking, target)),
-            "partner_info_nce": losses.info_nce(asking, target, temperature).item(),
-        }
     for layer, weights in enumerate(model.predictor.attention(features, actions, masks), start=1):
         shares = attention_shares(weights.mean(1))
         found[f"layer={layer}"] = {f"attention_{name}": share for name, share in shares.items()}

@@ -38,8 +38,8 @@ def info_nce_batch(x: Tensor, y: Tensor, temperature: float, images: tuple[Tenso
     """InfoNCE as the released code computes it: every other token of every context is a negative.
 
     x-tokens are negatives of x-tokens too, contexts of different groups meet, and cosines are clamped from below at
-    1e-7, which silences the gradient of each pair that is already more than orthogonal. A token of the same image as the
-    anchor or as its partner is no negative (in the release, whose contexts share no image, there is none).
+    1e-7, which silences the gradient of each pair that is already more than orthogonal. A token of the image of
+    the anchor or of its partner is no negative (in the release, whose contexts share no image, there is none).
 
     Args:
         x, y, temperature: as for `info_nce`.

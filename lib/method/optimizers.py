@@ -13,8 +13,9 @@ def build_optimizer(model: nn.Module, spec, *, fused: bool) -> torch.optim.Optim
     """The optimizer of a training.
 
     Args:
-        model: trained. spec: the settings ``pretrain``: ``optimizer`` is ``adam`` (the paper's; its weight decay is part
-            of the gradient, and so of little effect), ``adamw`` (weight decay apart from the gradient) or ``muon``.
+        model: what is trained.
+        spec: the settings ``pretrain``; ``optimizer`` is ``adam`` (the paper's; its weight decay is part of the
+            gradient, and so of little effect), ``adamw`` (weight decay apart from the gradient) or ``muon``.
         fused: let PyTorch update all parameters in one pass.
     """
     if spec.optimizer == "muon":
@@ -91,8 +92,8 @@ class Muon(torch.optim.AdamW):
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest matrix with orthonormal rows or columns, roughly: singular values come to lie between .7 and 1.2.
 
-    Newton-Schulz iteration x <- (a + b xx' + c (xx')^2) x (Jordan et al. 2024). The factor in brackets is a polynomial of
-    xx' alone, so the iteration runs on these small square matrices and the wide x is multiplied once.
+    Newton-Schulz iteration x <- (a + b xx' + c (xx')^2) x (Jordan et al. 2024). The factor in brackets is a polynomial
+    of xx' alone, so the iteration runs on these small square matrices and the wide x is multiplied once.
 
     Args:
         matrices: (N, rows, columns).

@@ -229,14 +229,14 @@ def chapters(codes: pd.Series) -> np.ndarray:
         )
     if len(numeric) >= FEW_CODES and not numeric.str.startswith("0").any():
         raise ValueError(
-            f"None of the {len(numeric):,} numeric ICD9_CODEs of DIAGNOSES_ICD begins with 0, though some must: another "
-            "program took them for numbers and dropped the leading zeros as it saved the file again (0389, septicemia, "
-            f"is then 389, hearing loss); {AGAIN} and open it as text only."
+            f"None of the {len(numeric):,} numeric ICD9_CODEs of DIAGNOSES_ICD begins with 0, though some must: "
+            "another program took them for numbers and dropped the leading zeros as it saved the file again (0389, "
+            f"septicemia, is then 389, hearing loss); {AGAIN} and open it as text only."
         )
     if len(numeric) >= FEW_CODES and (numeric.str.len() == 5).all():
         raise ValueError(
-            f"All {len(numeric):,} numeric ICD9_CODEs of DIAGNOSES_ICD have five digits, though most must have three or "
-            f"four: another program filled them up with zeros (4019, hypertension, is then 04019); {AGAIN}."
+            f"All {len(numeric):,} numeric ICD9_CODEs of DIAGNOSES_ICD have five digits, though most must have "
+            f"three or four: another program filled them up with zeros (4019, hypertension, is then 04019); {AGAIN}."
         )
     found = np.searchsorted(list(CHAPTERS.values()), pd.to_numeric(codes.str.slice(0, 3), errors="coerce").fillna(0))
     found = np.where(codes.str.startswith("E"), CHAPTER_NAMES.index("external"), found)

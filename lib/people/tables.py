@@ -1,7 +1,7 @@
-"""What the notebooks on persons share: their rows on disk, a table, a figure and verdicts on the published effects."""
+"""What the notebooks on persons share: their rows on disk, a table and a figure."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from lib.people.fairness import GAPS
-from lib.report import plotting, published, results
+from lib.report import plotting, results
 
 #: Method and variant of a reference's rows -> its name in tables.
 REFERENCES = {
@@ -92,21 +92,3 @@ def figure(
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize="small")
     return fig
-
-
-def verdicts(rows: pd.DataFrame, effects: Sequence[tuple[str, str, str, str, float]], stand_in: bool) -> pd.DataFrame:
-    """Whether each published effect is there in every seed, from no context to the longest.
-
-    Args:
-        effects: environment, what the paper says, metric, relation of the last value to the first, and what is added to
-            the first before they are compared.
-    """
-    curves = results.nested(results.select(rows, source="ours"), ["environment", "metric", "context_length"])
-    found = []
-    for environment, text, metric, relation, plus in effects:
-        left, right = (f"{environment}.{metric}.{end}" for end in ("last", "first"))
-        claim = {"id": text, "left": left, "relation": relation, "right": right, "plus": plus}
-        held = published.verdict(published.holds(claim, curves), stand_in)
-        shown = {"ours, means": published.evidence(claim, curves), "verdict": held}
-        found.append({"environment": environment, "effect": text} | shown)
-    return pd.DataFrame(found)

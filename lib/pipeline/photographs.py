@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from lib.data.augment import load_sources
 from lib.pipeline import run, settings
+from lib.report import plotting
 
 NAME = "cifar10-jpeg"
 WORKSPACE = Path("build/photographs")
@@ -37,23 +39,28 @@ def changed(images: Path) -> dict:
     return params
 
 
-def prepare(params: dict) -> None:
-    """Make the workspace: links to what is the repository's, and a params.yaml of its own."""
+def prepare(params: dict) -> settings.Params:
+    """Make the workspace: links to what is the repository's, and a params.yaml of its own, which is returned."""
     WORKSPACE.mkdir(parents=True, exist_ok=True)
     for name in ("lib", "notebooks", "paper", "dvc.yaml", ".dvc"):
         if not (WORKSPACE / name).exists():
             (WORKSPACE / name).symlink_to(Path(name).resolve())
     with open(WORKSPACE / "params.yaml", "w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(params, file)
-    settings.load(WORKSPACE / "params.yaml")
+    return settings.load(WORKSPACE / "params.yaml")
 
 
 def main(folder: str) -> None:
-    """Run all of it.  Raises FileNotFoundError if there is no such folder; a notebook that fails ends the program."""
+    """Run all of it, and print and write how many images each class has in each split.
+
+    Raises FileNotFoundError if there is no such folder and ValueError for faulty images, before anything is trained; a
+    notebook that fails ends the program.
+    """
     if not Path(folder).exists():
         raise FileNotFoundError(f'"{folder}" does not exist; name a folder or an archive of images.')
     params = changed(Path(folder))
-    prepare(params)
+    counts = plotting.markdown(load_sources(prepare(params).augment).counts.reset_index(names="class"))
+    print(counts)
     out, spent = Path("results", NAME).resolve(), {}
     os.chdir(WORKSPACE)
     for arguments in NOTEBOOKS:
@@ -68,5 +75,6 @@ def main(folder: str) -> None:
         f"jobs {device['jobs']}, {os.cpu_count()} cores. Seconds: "
         f"{', '.join(f'{name} {seconds:.0f}' for name, seconds in spent.items())}; in all "
         f"{sum(spent.values()) / 60:.0f} min. Settings: `params.yaml`, changed as its section `cifar` says.",
+        "", "Images of each class in each split:", "", counts,
     ]  # fmt: skip
     (out / "run.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

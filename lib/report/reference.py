@@ -19,7 +19,7 @@ FREE = {"seeds", "study", "sections", "checkpoint_every"}
 
 def read(study: str) -> Results | None:
     """The reference's runs of the section that a study has its name from, None if it has none yet."""
-    return results.read(study, folder=ROWS) if (ROWS / study / "runs.json").is_file() else None
+    return results.read(study, folder=ROWS, each_context=True) if (ROWS / study / "runs.json").is_file() else None
 
 
 def headline(of: Results) -> pd.Series:

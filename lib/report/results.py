@@ -59,8 +59,12 @@ class Results:
         return Results(self.rows[self.rows["run"].isin(runs.index)], runs)
 
 
-def read(*sections: str, folder: str | Path = "build/evaluations") -> Results:
+def read(
+    *sections: str, folder: str | Path = "build/evaluations", each_context: bool = False
+) -> Results:
     """Evaluations of the runs that one of the sections shows, of all runs where none is named; methods as in `NAMES`.
+
+    Rows are means over the draws of a context, see `over_contexts`, or with ``each_context`` the draws themselves.
 
     Raises:
         ValueError: no run has such a section, or a run stands in two studies.
@@ -77,7 +81,7 @@ def read(*sections: str, folder: str | Path = "build/evaluations") -> Results:
                 )
             settings = {key: value for part in SECTIONS for key, value in run.get(part, {}).items()}
             runs[run["name"]] = {k: v for k, v in run.items() if k not in SECTIONS} | settings
-        types = dict.fromkeys(TEXT, "str") | {"context_length": "Int64"}
+        types = dict.fromkeys(TEXT, "str") | {"context_length": "Int64", "context_seed": "Int64"}
         frames.append(pd.read_csv(next(file.parent.glob("rows.csv*")), dtype=types))
     if not runs:
         raise ValueError(
@@ -93,7 +97,8 @@ def read(*sections: str, folder: str | Path = "build/evaluations") -> Results:
     table = table.sort_values("method", key=lambda names: names.map(list(NAMES).index), kind="stable")
     places = dict(zip(table.index, range(len(table))))
     rows = rows.sort_values("run", key=lambda names: names.map(places), kind="stable", ignore_index=True)
-    return Results(rows.join(table[["study", "dataset"]], on="run"), table.rename_axis("run"))
+    rows = rows.join(table[["study", "dataset"]], on="run")
+    return Results(rows if each_context else over_contexts(rows), table.rename_axis("run"))
 
 
 # ---- selecting
@@ -139,8 +144,21 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
 # ---- over seeds
 
 
+def over_contexts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the draws of a context, with their sample deviation, `context_std`, and number, `contexts`.
+
+    Both are empty, or 1, where there is one draw, or no context at all. The column `context_seed` is left out.
+    """
+    same = [column for column in rows.columns if column not in ("context_seed", "value")]
+    of = rows.groupby(same, dropna=False, sort=False, observed=True)["value"]
+    found = of.agg(value="mean", context_std="std", contexts="count").reset_index()
+    return found[[*rows.columns.drop("context_seed"), "context_std", "contexts"]].astype(rows[same].dtypes)
+
+
 def over_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Mean over seeds, sample standard deviation (empty for one seed), number of seeds and floor.
+
+    Of a seed that is read under several draws of a context the mean over them counts, see `over_contexts`.
 
     A published number counts as it is, with its printed deviation and n = 0.
 
@@ -149,24 +167,31 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: columns that tell the numbers apart.
 
     Returns:
-        Columns ``by``, mean, std, n, floor, in the order in which they come first.
+        Columns ``by``, mean, std, n, floor, in the order in which they come first; and context_std, the deviation over
+        draws of a context (mean over seeds), and their number, contexts.
 
     Raises:
         ValueError: a seed has two numbers of one kind.
     """
     by = list(by)
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "seed", "std", "floor"])))
+    if "context_seed" in rows:
+        rows = over_contexts(rows)
+    wanted = ["seed", "std", "floor", "context_std", "contexts"]
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, *wanted])))
     twice = rows[rows.duplicated([*by, "seed"], keep=False)]
     if len(twice):
         cells = twice[[*by, "seed"]].astype(object).fillna("")
         same = twice[(cells == cells.iloc[0]).all(axis=1)]
-        differ = [c for c in same.columns if c not in ("value", "std", "floor") and same[c].nunique(dropna=False) > 1]
+        differ = [c for c in same.columns if c not in ("value", "std", "floor", "context_std", "contexts") and same[c].nunique(dropna=False) > 1]
         raise ValueError(
             f"{len(same)} numbers stand for one seed of one row; select, or tell apart by, "
             f"{' or '.join(differ) or 'nothing: the rows are there twice'}."
         )
     of = rows.groupby(by, dropna=False, sort=False, observed=True)
-    found = of.agg(mean=("value", "mean"), std=("value", "std"), n=("seed", "count"), floor=("floor", "first"))
+    found = of.agg(
+        mean=("value", "mean"), std=("value", "std"), n=("seed", "count"), floor=("floor", "first"),
+        context_std=("context_std", "mean"), contexts=("contexts", "max"),
+    )  # fmt: skip
     return found.assign(std=found["std"].fillna(of["std"].first())).reset_index()
 
 
