@@ -142,7 +142,7 @@ def test_rows_without_what_they_need_are_counted(few):
     changed = {table: frame.copy() for table, frame in few.items()}
     for table, columns in mimic.REQUIRED.items():
         for column in columns:
-            changed[table].loc[len(changed[table])] = changed[table].iloc[-1]
+            changed[table].loc[len(changed[table])] = changed[table].iloc[0]
             changed[table].loc[len(changed[table]) - 1, column] = None
     found = mimic.build_records(changed, seed=3)
     assert set(found.ignored.values()) == {1} and len(found.ignored) == 6

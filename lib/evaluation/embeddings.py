@@ -9,11 +9,11 @@ from lib.method.sampling import restrict
 
 
 def context_pairs(views, settings, seed: int) -> Tensor:
-    """An evaluation context of `seed`, the same for all checkpoints: (K, 2) image rows, K = longest context / 2, one pair to an object.
+    """An evaluation context of `seed`, the same for all checkpoints: (K, 2) image rows, one pair to an object.
 
-    The paper takes "other unlabelled data from the test set", the released code takes training pairs; the default
-    follows the code, so that no test image is seen before it is asked about. Objects are drawn without replacement
-    while they last. Shorter contexts are prefixes.
+    K is half of the longest context. The paper takes "other unlabelled data from the test set", the released code takes
+    training pairs; the default follows the code, so that no test image is seen before it is asked about. Objects are
+    drawn without replacement while they last. Shorter contexts are prefixes.
     """
     generator = torch.Generator().manual_seed(seed)
     objects, pairs = views.objects(settings.context_source), max(settings.context_lengths) // 2

@@ -210,7 +210,7 @@ def _times(frame: pd.DataFrame, table: str, column: str) -> pd.Series:
             f'{table} has a {column} that is no time such as 2150-12-31 23:59:00, "{wrong.iloc[0]}" ({len(wrong):,} '
             f"of {len(frame):,} rows); {AGAIN}."
         )
-    return (times.astype("datetime64[s]") - pd.Timestamp(0)).dt.total_seconds()
+    return (times.astype("datetime64[s]") - pd.Timestamp("1970-01-01").as_unit("s")).dt.total_seconds()
 
 
 def chapters(codes: pd.Series) -> np.ndarray:

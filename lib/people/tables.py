@@ -34,7 +34,7 @@ def save(rows: pd.DataFrame, run, folder: Path | str = "build/evaluations") -> p
     out.mkdir(parents=True, exist_ok=True)
     rows.to_csv(out / "rows.csv", index=False)
     (out / "runs.json").write_text(json.dumps([run.model_dump(mode="json")], indent=1) + "\n", encoding="utf-8")
-    rows = results.read(*run.sections, folder=folder).rows
+    rows = results.read(*run.sections, folder=folder, each_context=True).rows
     return rows.assign(source=[REFERENCES.get(of, "ours") for of in zip(rows["method"], rows["variant"])])
 
 

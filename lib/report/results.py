@@ -182,7 +182,8 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     if len(twice):
         cells = twice[[*by, "seed"]].astype(object).fillna("")
         same = twice[(cells == cells.iloc[0]).all(axis=1)]
-        differ = [c for c in same.columns if c not in ("value", "std", "floor", "context_std", "contexts") and same[c].nunique(dropna=False) > 1]
+        numbers = ("value", "std", "floor", "context_std", "contexts")
+        differ = [c for c in same.columns if c not in numbers and same[c].nunique(dropna=False) > 1]
         raise ValueError(
             f"{len(same)} numbers stand for one seed of one row; select, or tell apart by, "
             f"{' or '.join(differ) or 'nothing: the rows are there twice'}."
