@@ -12,6 +12,7 @@ import torch
 from lib.evaluation.evaluate import COLUMNS
 from lib.method.methods import build
 from lib.people import adult, fairness, tables, verdicts
+from lib.report import results
 
 ROOT = Path(__file__).parents[1]
 
@@ -211,7 +212,7 @@ def test_an_evaluation_is_rows_that_stand_beside_the_published(few, tmp_path):
     references = fairness.reference_rows(run, {"constant": {"all": floors}})
     rows = tables.save(pd.concat([rows, references]), run, tmp_path)
     paper = pd.DataFrame([{"environment": "equivariant", "context_length": 0, "metric": "income_auc", "value": 0.9}])
-    shown = tables.table(fairness.over_contexts(rows), paper, {"income_auc": "income AUC", "gender_flipped": "flipped"})
+    shown = tables.table(results.over_contexts(rows), paper, {"income_auc": "income AUC", "gender_flipped": "flipped"})
     assert shown["source"].tolist() == ["ours", "published", "ours", "ours", "ours", "a constant (majority)"]
     assert shown["income AUC"].tolist()[1::4] == ["0.900", "0.500"] and shown["flipped"].tolist()[1::4] == ["", "0.500"]
 

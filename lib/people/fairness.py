@@ -110,12 +110,6 @@ def matched(rows: pd.DataFrame, outcome: str) -> pd.DataFrame:
     return found.assign(metric=metric, value=found["value"] * found["share"], floor=np.nan)[rows.columns]
 
 
-def over_contexts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the mean over the contexts that a checkpoint was read under: one number for each seed."""
-    same = rows.columns.difference(["context_seed", "value"], sort=False).tolist()
-    return rows.groupby(same, dropna=False, sort=False)["value"].mean().reset_index()
-
-
 def persons(views, split: str) -> torch.Tensor:
     """Rows (n,) of the persons of a split as recorded (view 0); + 1 is the flipped one."""
     return views.objects(split) * views.views
