@@ -141,9 +141,20 @@ def test_rows_are_selected_by_value_by_any_of_a_list_and_by_an_empty_cell():
     assert len(select(rows, context_length=[None, 0])) == 3
 
 
+def test_contexts_are_averaged_within_a_seed_first():
+    """Seed 0 is read under two draws, seed 1 under one: each seed counts once."""
+    rows = pd.DataFrame({"seed": [0, 0, 1], "context_seed": [0, 1, 0], "value": [0.1, 0.3, 0.8], "floor": 0.0, "of": "a"})
+    drawn = results.over_contexts(rows)
+    assert drawn["value"].to_list() == pytest.approx([0.2, 0.8]) and drawn["contexts"].to_list() == [2, 1]
+    assert drawn["context_std"].to_list() == pytest.approx([0.02**0.5, np.nan], nan_ok=True)
+    (found,) = results.over_seeds(rows, ["of"]).to_dict("records")
+    assert (found["mean"], found["n"], found["contexts"]) == (pytest.approx(0.5), 2, 2)
+    assert (found["std"], found["context_std"]) == (pytest.approx(0.18**0.5), pytest.approx(0.02**0.5))
+
+
 def test_means_over_seeds():
     found = results.over_seeds(hand(), ["method", "context_length"]).set_index(["method", "context_length"])
-    assert found.loc[("b", 2)].to_list() == pytest.approx([0.4, 0.02**0.5, 2, 0.01])
+    assert found.loc[("b", 2), ["mean", "std", "n", "floor"]].to_list() == pytest.approx([0.4, 0.02**0.5, 2, 0.01])
     alone = found.loc[("a", pd.NA)]
     assert alone["mean"] == 0.7 and np.isnan(alone["std"]) and alone["n"] == 1
     printed = results.over_seeds(PRINTED, ["method", "context_length"])
