@@ -1,6 +1,7 @@
 """Metrics, probes and retrieval: known answers first, then tiny evaluations as rows."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,14 @@ from sklearn.metrics import r2_score
 
 from lib.data.views import GROUPS, action, quaternion
 from lib.evaluation import embeddings, metrics, probes, retrieval
-from lib.evaluation.evaluate import COLUMNS, VERSION, evaluate_and_find_neighbors, evaluate_run, neighbors
+from lib.evaluation.evaluate import (
+    COLUMNS,
+    VERSION,
+    _neighbor_scores,
+    evaluate_and_find_neighbors,
+    evaluate_run,
+    neighbors,
+)
 from lib.evaluation.probes import Split
 from lib.method.masking import pair_causal_mask
 from lib.method.methods import METHODS, build
@@ -86,7 +94,7 @@ def test_probes_read_what_is_there_and_nothing_from_noise(relation):
         probe_widths=(32,), probe_epochs=30, probe_linear_epochs=100, probe_batch=100, probe_learning_rate=2e-2,
         ridge_penalties=(1e-3, 0.1, 10.0),
     )  # fmt: skip
-    predictions = probes.predict_latents(tables, *splits, GROUPS, spec, 0)
+    predictions = probes.predict_latents(tables, *splits, GROUPS, ALL_PROBES, spec, 0)
     assert tuple(predictions) == ALL_PROBES
     for probe, prediction in predictions.items():
         linear, _, noise = (metrics.r2(p, splits[-1].target)["per_component"] for p in prediction)
@@ -101,7 +109,7 @@ def test_ridge_hears_a_whisper_that_the_gradient_probe_does_not():
     tables = F.normalize(torch.cat([loud, latents / 100], 1), dim=1)[None]
     splits = [Split(r, latents[r[:, 0]]) for r in torch.arange(1400)[:, None].split([1000, 200, 200])]
     spec = settings(probe_linear_epochs=5, probe_batch=256, ridge_penalties=(1e-6, 1.0))
-    found = probes.predict_latents(tables, *splits, GROUPS, spec, 0)
+    found = probes.predict_latents(tables, *splits, GROUPS, ALL_PROBES, spec, 0)
     r2 = {probe: metrics.r2(p[0], splits[-1].target)["mean"] for probe, p in found.items()}
     assert r2["ridge"] > 0.6 and r2["linear"] < 0.1
 
@@ -111,7 +119,7 @@ def test_mlp_reads_what_a_linear_probe_cannot():
     target = (x[:, :1] * x[:, 1:]).expand(-1, 6)
     splits = [Split(r, target[r[:, 0]]) for r in torch.arange(1500)[:, None].split([1000, 250, 250])]
     spec = settings(probe_widths=(64,), probe_epochs=60, probe_batch=50, probe_learning_rate=1e-2)
-    found = probes.predict_latents(x[None], *splits, GROUPS, spec, 0)
+    found = probes.predict_latents(x[None], *splits, GROUPS, ("linear", "strong"), spec, 0)
     strong, weak = (metrics.r2(found[p][0], splits[-1].target)["mean"] for p in ("strong", "linear"))
     assert strong > 0.8 and weak < 0.1
 
@@ -204,16 +212,14 @@ def test_the_penalty_of_classes_is_chosen_on_validation():
 
 def test_a_perfect_predictor_finds_every_view_and_a_collapsed_one_none():
     library = F.normalize(torch.randn(7, 16, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
-    views = torch.arange(16)
-    assert set(retrieval.report(retrieval.ranks(library, library, views)).values()) == {1}
-    collapsed = torch.ones_like(library)
-    assert (retrieval.ranks(collapsed, collapsed, views) == 16).all()
+    assert set(retrieval.report(retrieval.ranks(library @ library.mT)).values()) == {1}
+    assert (retrieval.ranks(torch.ones(7, 16, 16)) == 16).all()
 
 
 def test_random_embeddings_score_chance():
     generator = torch.Generator().manual_seed(0)
     queries, library = (F.normalize(torch.randn(800, 16, 8, generator=generator), dim=-1) for _ in range(2))
-    score, chance = retrieval.report(retrieval.ranks(queries, library, torch.arange(16))), retrieval.chance(16)
+    score, chance = retrieval.report(retrieval.ranks(queries @ library.mT)), retrieval.chance(16)
     assert chance["mrr"] == pytest.approx(sum(1 / n for n in range(1, 17)) / 16)
     assert retrieval.chance(50)["mrr"] == pytest.approx(0.090, abs=0.0005)
     assert list(score) == list(chance)
@@ -230,6 +236,37 @@ def test_identity_query_is_reported_apart():
     assert report["hit_at_5_without_identity"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(("k", "right", "error", "by_chance"), [
+    (1, [1, 0, 0], [0, 10, 15], 1 / 3), (2, [1, 0, 0], [2.5, 7.5, 12.5], 1 / 3), (3, [1, 1, 1], [20 / 3, 5, 25 / 3], 1),
+])  # fmt: skip
+def test_neighbors_of_four_views_by_hand(k, right, error, by_chance):
+    """Colors of views 1 to 3 lie 5, 10 and 15 apart. The source is nearest to all queries, and counts for none."""
+    pose = torch.tensor([[0.0], [70], [0], [30]]).expand(-1, 4)  # not asked for
+    color = torch.tensor([[0.0, 0], [0, 0], [3, 4], [9, 12]])
+    views = SimpleNamespace(groups=GROUPS, targets=torch.cat([pose, color], 1))
+    cosine = torch.tensor([[[1, 0, 0, 0], [0.9, 0.8, 0.7, 0.6], [0.9, 0.7, 0.6, 0.8], [0.9, 0.8, 0.7, 0.6]]])
+    found, chance = _neighbor_scores(cosine, views, torch.arange(4)[None], "color", k)
+    assert found[f"neighbor_right_{k}"].tolist() == [right]
+    assert found[f"neighbor_error_{k}"][0].tolist() == pytest.approx(error)
+    assert chance[f"neighbor_right_{k}"][0].tolist() == pytest.approx([by_chance] * 3)
+    assert chance[f"neighbor_error_{k}"][0].tolist() == pytest.approx([20 / 3, 5, 25 / 3])
+
+
+def test_neighbors_by_perfect_and_by_random_cosines():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(200 * 16, 6, generator=generator)
+    views, rows = SimpleNamespace(groups=GROUPS, targets=targets), torch.arange(200 * 16).view(200, 16)
+    distance = torch.cdist(targets[rows], targets[rows])
+    perfect, chance = _neighbor_scores(-distance, views, rows, "rotation+color")
+    assert (perfect["neighbor_right_3"] == 1).all()
+    least = distance[:, 1:, 1:].sort(-1).values[..., :3].mean(-1)
+    torch.testing.assert_close(perfect["neighbor_error_3"], least, atol=1e-2, rtol=0)
+    drawn, _ = _neighbor_scores(torch.rand(200, 16, 16, generator=generator), views, rows, "rotation+color")
+    assert chance["neighbor_right_3"].mean().item() == pytest.approx(7 / 15 * 6 / 14 * 5 / 13)
+    assert drawn["neighbor_right_3"].mean().item() == pytest.approx(7 / 15 * 6 / 14 * 5 / 13, abs=0.02)
+    assert drawn["neighbor_error_3"].mean().item() == pytest.approx(chance["neighbor_error_3"].mean().item(), rel=0.02)
+
+
 # ---- embeddings
 
 
@@ -240,20 +277,25 @@ def views():
     return dataclasses.replace(tiny.views(), split=split, source=np.array(["parametric", "real"] * 10))
 
 
-def test_embedding_after_a_context_equals_the_token_in_the_sequence(views):
-    """What `read` computes from cached keys is what the transformer computes for a y-token at that place."""
+@pytest.mark.parametrize("length", [2, 6])
+def test_embedding_after_a_context_equals_the_token_in_the_sequence(views, length):
+    """What `read` computes from cached keys is what the transformer computes for a y-token at that place.
+
+    A shorter context is the beginning of the longest one.
+    """
     run = tiny.run()
     model = build(run, views).eval()
-    rows = embeddings.context_pairs(views, run.evaluate)
+    rows = embeddings.context_pairs(views, run.evaluate, 3)
     assert rows.shape == (3, 2) and (views.split[(rows // 6).numpy()] == "train").all()
+    rows = rows[: length // 2]
     query = torch.tensor([[92, 93]])
     features = embeddings.encode(model, views, torch.cat([rows, query]).flatten(), CPU)
     actions = action(views.targets[rows[:, 0]], views.targets[rows[:, 1]])
     x = torch.cat([restrict(actions, "rotation", GROUPS), torch.zeros(1, 6)])
     tokens = torch.stack([x, torch.zeros_like(x)], 1).flatten(0, 1)
     with torch.no_grad():
-        whole = model.predictor(features[None], tokens[None], [pair_causal_mask(8)[None]] * 2)[0, -1]
-    cache = embeddings.context_caches(model, views, run.evaluate, CPU)["rotation"]
+        whole = model.predictor(features[None], tokens[None], [pair_causal_mask(length + 2)[None]] * 2)[0, -1]
+    cache = embeddings.context_caches(model, views, run.evaluate, CPU, 3)["rotation"].prefix(length)
     alone = embeddings.embed(model, features[-1:], None, cache)[0]
     torch.testing.assert_close(alone, F.normalize(whole, dim=0), rtol=1e-4, atol=1e-5)
 
@@ -272,6 +314,7 @@ ATTENTION = {f"attention{of}_{part}" for of in ("", "_uniform") for part in ("se
 #: Least and largest value. A few steps of a probe on noise may do much worse than a constant.
 BOUNDS = dict.fromkeys(RETRIEVAL | ATTENTION | {"partner_accuracy"}, (0, 1))
 BOUNDS |= dict.fromkeys(R2, (-5, 1)) | {"top1": (0, 100), "partner_info_nce": (0, 10)}
+BOUNDS |= {"neighbor_right_3": (0, 1), "neighbor_error_3": (0, 3)}
 KEYS = [column for column in COLUMNS if column not in ("value", "floor")]
 
 
@@ -325,39 +368,60 @@ def test_rows_are_all_there(evaluated, method):
     kinds, lengths = (run.evaluate.context_kinds, (0, 2, 6)) if contextual else (("none",), (0,))
     asked = {"contextssl": ("rotation", "color"), "equimod": ("rotation+color",)}
     asked = asked.get("equimod" if method in ("sen", "sie") else method, ())
-    places = [("representation",), *(("embedding", kind, n) for kind in kinds for n in lengths)]
+    under = [(n, *draw) for n in lengths for draw in ([(0,), (1,)] if n else [()])]  # length and draw of a context
+    places = [("representation",), *(("embedding", kind, *at) for kind in kinds for at in under)]
     objects = ("all", "parametric", "real")
     r2 = {
         (*place, target, probe, of, metric)
         for place in places for target in ("individual", "relative") for probe in run.evaluate.probes
         for of in objects for metric in R2
+        if probe != "strong" or place[0] == "representation" or (target == "individual" and place[2] in (0, 6))
     }  # fmt: skip
     top1 = {(*place, of, "top1") for place in places for of in objects}
     retrieved = {
-        ("embedding", kind, n, of, f"library={library}", metric)
-        for kind in asked for n in lengths for metric in RETRIEVAL
+        ("embedding", kind, *at, of, f"library={library}", metric)
+        for kind in asked for at in under for metric in RETRIEVAL
         for library, of in [*(("test", of) for of in objects), ("validation", "all"), ("train", "all")]
     }  # fmt: skip
-    labels = {
-        ("embedding", rule if rule in kinds else "none", n, of, f"label_corruption={rule}", "top1")
-        for rule in GROUPS for n in lengths for of in objects
+    retrieved |= {
+        ("embedding", kind, *at, of, f"neighbor_{what}_3")
+        for kind in asked for at in under for of in objects for what in ("right", "error")
     }  # fmt: skip
-    shortcut = {("embedding", "all", f"anchor={a}", f"partner_{m}") for a in ("pair", "foreign", "mean")
-                for m in ("accuracy", "info_nce") if (a, m) != ("mean", "info_nce")}  # fmt: skip
+    labels = {
+        ("embedding", rule if rule in kinds else "none", *at, of, f"label_corruption={rule}", "top1")
+        for rule in GROUPS for at in under for of in objects
+    }  # fmt: skip
+    shortcut = {
+        ("embedding", "all", f"anchor={a},mask={p}", f"partner_{m}")
+        for a in ("pair", "foreign", "mean") for p in ("0.10", "0.90") for m in ("accuracy", "info_nce")
+        if (a, m) != ("mean", "info_nce")
+    }  # fmt: skip
     shortcut |= {("embedding", "all", f"layer={n}", f"attention_{part}") for n in (1, 2) for part in ("self", "x", "y")}
     shortcut |= {("embedding", "all", f"attention_uniform_{part}") for part in ("self", "x", "y")}
-    found = index(
-        rows, "space", "environment", "context_length", "target", "probe", "objects", "variant", "metric"
-    )  # fmt: skip
+    found = index(rows, *(column for column in KEYS if column not in ("run", "method", "trained_group", "seed")))
     assert found == r2 | top1 | retrieved | labels | (shortcut if method == "contextssl" else set())
 
 
 def test_without_a_context_the_kinds_are_one(evaluated):
     rows = ours(evaluated["contextssl"][2], space="embedding", context_length=0, variant=None)
+    rows = rows[~rows["metric"].str.startswith("neighbor_")]  # whose query has a kind
     same = rows.groupby(["target", "probe", "objects", "metric"], dropna=False)["value"]
     assert (same.nunique() == 1).all() and (same.size() == 3).all()
     longer = ours(evaluated["contextssl"][2], space="embedding", context_length=6, variant=None, metric="r2_color")
-    assert (ours(longer, probe="strong").groupby(["target", "objects"])["value"].nunique() == 3).all()
+    # Three kinds, two draws.
+    assert (ours(longer, probe="strong").groupby(["target", "objects"])["value"].nunique() == 6).all()
+
+
+def test_a_draw_of_the_context_has_a_probe_of_its_own_and_does_not_depend_on_the_others(evaluated, views):
+    run, model, rows = evaluated["contextssl"]
+    alone = evaluate_run(model, views, run.model_copy(update={"evaluate": settings(context_seeds=(1,))}), seed=7)
+    both = rows[rows["context_seed"].isna() | (rows["context_seed"] == 1)]
+    found, expected = (of.set_index(KEYS)["value"].sort_index() for of in (alone, both))
+    assert found.index.equals(expected.index)
+    # The heads of the first draw are trained beside that of no context: sums in another order.
+    assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-3)
+    drawn = ours(rows, environment="color", context_length=6, target="relative", probe="paper", objects="all")
+    assert (drawn.groupby("metric")["value"].nunique() == 2).all()
 
 
 def test_floors_are_a_constant_and_chance(evaluated, views):
@@ -409,7 +473,7 @@ def test_labels_are_scored_by_both_rules(views):
             model.classifier.bias.data = F.one_hot(torch.tensor(answer), 5).float()
             rows = ours(evaluate_run(model, views, run, seed=0), metric="top1", objects="all")
             right, wrong = (ours(rows, variant=f"label_corruption={of}") for of in (rule, other))
-            assert len(right) == len(wrong) == (1 if method == "simclr" else 3)
+            assert len(right) == len(wrong) == (1 if method == "simclr" else 1 + 2 * 2)  # two lengths under two draws
             assert set(right["environment"]) == {"none" if method == "simclr" else rule}
             assert right["value"].to_list() == pytest.approx([100 / 3] * len(right)) and not wrong["value"].any()
 
@@ -433,13 +497,14 @@ def test_neighbors_are_found_under_every_context(evaluated, views):
 
 
 #: VERSION of the evaluation, and the mean of each metric over its rows.
-PIN = (2, {
-    "attention_self": 0.198, "attention_uniform_self": 0.196, "attention_uniform_x": 0.402,
-    "attention_uniform_y": 0.402, "attention_x": 0.396, "attention_y": 0.406, "hit_at_1": 0.254,
-    "hit_at_1_identity": 0.5, "hit_at_1_without_identity": 0.205, "hit_at_5": 0.865, "hit_at_5_identity": 0.85,
-    "hit_at_5_without_identity": 0.868, "mrr": 0.477, "mrr_identity": 0.629, "mrr_without_identity": 0.446,
-    "partner_accuracy": 0.493, "partner_info_nce": 1.414, "r2_color": -0.051, "r2_color_per_component": -0.053,
-    "r2_rotation": 0.831, "r2_rotation_per_component": -0.149, "top1": 9.375,
+PIN = (4, {
+    "attention_self": 0.195, "attention_uniform_self": 0.196, "attention_uniform_x": 0.402,
+    "attention_uniform_y": 0.402, "attention_x": 0.406, "attention_y": 0.399, "hit_at_1": 0.154,
+    "hit_at_1_identity": 0.243, "hit_at_1_without_identity": 0.136, "hit_at_5": 0.825, "hit_at_5_identity": 0.84,
+    "hit_at_5_without_identity": 0.822, "mrr": 0.385, "mrr_identity": 0.439, "mrr_without_identity": 0.375,
+    "neighbor_error_3": 0.29, "neighbor_right_3": 0.0, "partner_accuracy": 0.333, "partner_info_nce": 1.398,
+    "r2_color": -0.082, "r2_color_per_component": -0.076, "r2_rotation": 0.835, "r2_rotation_per_component": -0.122,
+    "top1": 68.269,
 })  # fmt: skip
 
 

@@ -143,13 +143,16 @@ def test_rows_are_selected_by_value_by_any_of_a_list_and_by_an_empty_cell():
 
 def test_contexts_are_averaged_within_a_seed_first():
     """Seed 0 is read under two draws, seed 1 under one: each seed counts once."""
-    rows = pd.DataFrame({"seed": [0, 0, 1], "context_seed": [0, 1, 0], "value": [0.1, 0.3, 0.8], "floor": 0.0, "of": "a"})
+    values = {"seed": [0, 0, 1], "context_seed": [0, 1, 0], "value": [0.1, 0.3, 0.8]}
+    rows = pd.DataFrame(values | {"floor": 0.0, "of": "a"})
     drawn = results.over_contexts(rows)
     assert drawn["value"].to_list() == pytest.approx([0.2, 0.8]) and drawn["contexts"].to_list() == [2, 1]
     assert drawn["context_std"].to_list() == pytest.approx([0.02**0.5, np.nan], nan_ok=True)
     (found,) = results.over_seeds(rows, ["of"]).to_dict("records")
     assert (found["mean"], found["n"], found["contexts"]) == (pytest.approx(0.5), 2, 2)
     assert (found["std"], found["context_std"]) == (pytest.approx(0.18**0.5), pytest.approx(0.02**0.5))
+    with pytest.raises(ValueError, match="6 rows stand for the same numbers: the rows are there twice"):
+        results.over_seeds(pd.concat([rows, rows.assign(value=0.9)]), ["of"])
 
 
 def test_means_over_seeds():
@@ -167,7 +170,7 @@ def test_means_over_seeds():
 
 def test_a_table_by_hand():
     rows = pd.concat([hand(whose="ours"), PRINTED])
-    found = results.table(rows, {"method": "Method", "whose": "whose"}, n=True)
+    found = results.table(rows, {"method": "Method", "whose": "whose"})
     assert found.to_dict("split")["data"] == [
         ["b", "ours", "2", "", "0.200 ± 0.000", "0.400 ± 0.141", "0.010"],
         ["b", "published", "", "", "0.250 ± 0.001", "", ""],
@@ -177,9 +180,21 @@ def test_a_table_by_hand():
     # Length 30 is the paper's alone.
     assert list(found.columns) == ["Method", "whose", "n", "any", "0", "2", "floor"]
     percent = select(hand(), method="b").assign(metric="top1", place="somewhere")
-    assert results.table(select(percent, seed=0), ["context_length"], "place", floor=False).values.tolist() == [
-        [2, "0.3"], [0, "0.2"],
-    ]  # fmt: skip
+    found = results.table(select(percent, seed=0), ["context_length"], "place", floor=False, n=False)
+    assert found.values.tolist() == [[2, "0.3"], [0, "0.2"]]
+
+
+def test_a_table_shows_the_spread_over_contexts_and_every_n():
+    """Length 0 has one seed, length 2 two, each under two draws that lie 0.2 apart."""
+    rows = select(hand(), method="b")[:3].assign(context_seed=pd.array([0, 0, None], "Int64"))
+    drawn = select(rows, context_length=2)
+    rows = pd.concat([rows, drawn.assign(context_seed=1, value=drawn["value"] + 0.2)])
+    expected = ["b", "1 to 2", "0.200", "0.500 ± 0.141 (0.141)", "0.010"]
+    for read in (rows, results.over_contexts(rows)):
+        assert results.table(read, ["method"]).values.tolist() == [expected]
+    assert results.about(results.over_contexts(rows), "ci", "data") == (
+        "profile ci, data, n = 2 seeds, mean ± sample standard deviation; in a context, the mean over 2 draws of it"
+    )
 
 
 def test_a_table_has_its_lines_column_by_column_in_the_order_of_first_appearance():

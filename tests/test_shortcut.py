@@ -19,16 +19,17 @@ LAYERS, WIDTH = 2, 8
 
 
 def measured(predictor, views, p, groups=("rotation", "color"), contexts=12, **context):
-    """The diagnostic of a predictor, by (variant, metric), and chance by metric.
+    """The diagnostic of a predictor under masks of p, by (variant but for the mask, metric), and chance by metric.
 
-    32 pairs, four of each object; the mask probability p to the end.
+    32 pairs, four of each object.
     """
     model = SimpleNamespace(encoder=Pixels(), predictor=predictor, parameters=predictor.parameters)
     run = tiny.run(
-        groups=groups, mask_probability_end=p, block_size=64, layers=LAYERS, pairs_per_object=4, **context
+        groups=groups, shortcut_masks=(p,), block_size=64, layers=LAYERS, pairs_per_object=4, **context
     )  # fmt: skip
     found, chance = shortcut(model, views, run, contexts)
-    return {(variant, metric): v for variant, of in found.items() for metric, v in of.items()}, chance
+    plain = {variant: variant and variant.removesuffix(f",mask={p:.2f}") for variant in found}
+    return {(plain[variant], metric): v for variant, of in found.items() for metric, v in of.items()}, chance
 
 
 def accuracy(found, anchor):
@@ -103,6 +104,21 @@ def test_masking_takes_the_shortcut_away_step_by_step(views):
     found = [measured(PastMean(), views, p, groups=("rotation",))[0] for p in (0.0, 0.2, 0.5, 0.9)]
     for anchor in ("foreign", "mean"):
         assert torch.tensor([accuracy(f, anchor) for f in found]).diff().max() < 0, anchor
+
+
+def test_all_models_are_asked_under_the_same_masks_whatever_their_own(views):
+    def found(**own):
+        model = SimpleNamespace(encoder=Pixels(), predictor=predictor, parameters=predictor.parameters)
+        changes = dict(shortcut_masks=(0.1, 0.9), block_size=64, layers=LAYERS, pairs_per_object=4)
+        return shortcut(model, views, tiny.run(**changes, **own))[0]
+
+    predictor = PastMean()
+    one = found(mask_probability=0.9, mask_probability_end=0.1)
+    assert one == found(mask_probability=0.0, mask_probability_end=0.0)
+    light, heavy = (one[f"anchor=foreign,mask={p}"]["partner_accuracy"] for p in ("0.10", "0.90"))
+    assert light > heavy + 0.1
+    # Attention is that under the first mask: of 63 earlier tokens at most, nine of ten are seen.
+    assert one[None]["attention_uniform_self"] < 0.05
 
 
 @pytest.mark.parametrize("groups", [("rotation",), ("rotation", "color"), ("rotation", "none")])

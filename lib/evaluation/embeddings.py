@@ -42,7 +42,7 @@ def encode(model: nn.Module, views, rows: Tensor, device: torch.device, batch: i
 
 @torch.no_grad()
 def embed(
-    model: nn.Module, features: Tensor, actions: Tensor | None, cache: ContextCache | None, batch: int = 1024
+    model: nn.Module, features: Tensor, actions: Tensor | None, cache: ContextCache | None, batch: int = 512
 ) -> Tensor:
     """Normalized embeddings of views, or predictions of them from another view and an action.
 

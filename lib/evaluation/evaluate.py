@@ -28,9 +28,9 @@ COLUMNS = (
     "probe", "objects", "variant", "metric", "value", "floor",
 )  # fmt: skip
 #: Raise it whenever the same checkpoint and settings give other numbers: finished evaluations are kept under it.
-VERSION = 3
+VERSION = 4
 
-Place = tuple[str, int, int | None]  # environment, context length and context seed of an embedding
+Place = tuple[str | None, int | None, int | None]  # environment, context length and context seed of an embedding
 
 
 class _Rows:
@@ -68,7 +68,8 @@ def evaluate_run(
         report: is told the share that is done.
 
     Returns:
-        One number a row, with `COLUMNS`; what does not apply is empty.
+        One number a row, with `COLUMNS`; what does not apply is empty. The probe ``strong``
+        takes long, so of the embeddings it reads individual latents alone, without a context and with the longest.
 
         space: ``representation``, or ``embedding`` with ``environment`` (a kind of context; ``none`` for models without
         a context transformer), ``context_length`` in tokens and ``context_seed``, the draw of the context (empty for
@@ -132,11 +133,13 @@ def evaluate_run(
     sources = by_source(sampled["test"].flatten() // views.views)
     floors = _floors(tasks, sources, views.groups)
 
-    # No context is one cell, whatever its kind; it stands in the rows of all kinds. The others: one list for each draw.
-    draws = settings.context_seeds if len(lengths) > 1 else ()
-    cells: list[list[Place]] = [[("none", 0, None)]]
-    cells += [[(kind, n, draw) for kind in kinds for n in lengths[1:]] for draw in draws]
-    steps = 1 + sum(map(len, cells)) + len(settings.representation_tasks) + len(settings.embedding_tasks) * len(cells)
+    # Of each draw, the kinds and lengths of its contexts. No context is one cell, whatever draw and kind; it stands in
+    # the rows of all kinds.
+    draws = settings.context_seeds if len(lengths) > 1 else settings.context_seeds[:1]
+    cells = {draw: [(kind, n) for kind in kinds for n in lengths[1:]] for draw in draws}
+    cells[draws[0]].insert(0, ("none", 0))
+    steps = 1 + len(settings.representation_tasks)
+    steps += sum(len(of_draw) + len(settings.embedding_tasks) for of_draw in cells.values())
     done = 0
 
     def step() -> None:
@@ -149,22 +152,35 @@ def evaluate_run(
     features = encode(model, views, torch.cat([probed, others]), device)
     step()
 
-    def probe(space: str, table: Tensor, table_of_classes: Tensor, at: list[list[tuple]], wanted) -> None:
+    weak = [name for name in settings.probes if name != "strong"]
+    strong = [name for name in settings.probes if name == "strong"]
+
+    def probe(space: str, table: Tensor, table_of_classes: Tensor, at: list[list[Place]], wanted) -> None:
         """Rows of the tasks for G tables, each of which stands at one or several places."""
         for task in wanted:
-            splits = tasks[task].values()
+            splits, predicted = tasks[task].values(), []
             if task == "classes":
-                predicted = {None: probes.predict_classes(table_of_classes, *splits, len(views.classes), settings)}
+                answers = probes.predict_classes(table_of_classes, *splits, len(views.classes), settings)
+                predicted = [(None, answers, at)]
             else:
-                predicted = probes.predict_latents(table, *splits, views.groups, settings, settings.sample_seed)
-            for name, of_cells in predicted.items():
-                for prediction, of_cell in zip(of_cells, at):
+                ends = [
+                    g for g, ((_, n, _), *_) in enumerate(at)
+                    if n is None or (task == "individual" and n in (0, lengths[-1]))
+                ]  # fmt: skip
+                for names, chosen in ((weak, range(len(at))), (strong, ends)):
+                    if names and chosen:
+                        told = probes.predict_latents(
+                            table[list(chosen)], *splits, views.groups, names, settings, settings.sample_seed
+                        )
+                        predicted += [(name, answers, [at[g] for g in chosen]) for name, answers in told.items()]
+            for name, answers, where in predicted:
+                for prediction, of_cell in zip(answers, where):
                     for source, keep in sources.items():
                         values = _scores(prediction[keep], tasks[task]["test"].target[keep], views.groups)
-                        for environment, n, draw in of_cell:
+                        for environment, n, drawn in of_cell:
                             found.add(
                                 values, floors[task, source], space=space, environment=environment, context_length=n,
-                                context_seed=draw, target=None if task == "classes" else task, probe=name,
+                                context_seed=drawn, target=None if task == "classes" else task, probe=name,
                                 objects=source,
                             )  # fmt: skip
             step()
@@ -175,10 +191,10 @@ def evaluate_run(
 
     # 3. Embeddings, once for each context; the retrieval in them, and the probes of all contexts of a draw at once.
     chance = retrieval.chance(views.views)
-    for of_draw in cells:
-        draw, tables, places = of_draw[0][2], [], []
-        caches = context_caches(model, views, settings, device, draw or 0) if contextual else {}
-        for kind, n, _ in of_draw:
+    for draw, of_draw in cells.items():
+        tables, places = [], []
+        caches = context_caches(model, views, settings, device, draw) if contextual else {}
+        for kind, n in of_draw:
             cache = caches[kind if n else kinds[0]].prefix(n) if contextual else None
             # Without a context the library is one, but the query's action still has a kind.
             queries = asked if n == 0 else () if kind == "none" else (kind,)
@@ -195,13 +211,14 @@ def evaluate_run(
                         close, floor = _neighbor_scores(cosine, views, rows, query)
                     for source, keep in of.items():
                         where = dict(
-                            space="embedding", environment=query, context_length=n, context_seed=draw, objects=source
-                        )
+                            space="embedding", environment=query, context_length=n,
+                            context_seed=draw if n else None, objects=source,
+                        )  # fmt: skip
                         found.add(retrieval.report(rank[keep]), chance, variant=f"library={split}", **where)
                         if split == "test":
                             found.add(
-                                {name: values[keep].mean() for name, values in close.items()},
-                                {name: values[keep].mean() for name, values in floor.items()}, **where,
+                                {name: values[keep].mean().item() for name, values in close.items()},
+                                {name: values[keep].mean().item() for name, values in floor.items()}, **where,
                             )  # fmt: skip
             step()
         if probed_embedding:
@@ -211,11 +228,11 @@ def evaluate_run(
             for rule, answers, truth in _labels(model.classifier, tables, tasks["classes"]["test"], views):
                 told = rule if rule in kinds else "none"  # models that know no action are asked for every rule
                 for answer, of_cell in zip(answers, places):
-                    for environment, n, _ in (place for place in of_cell if place[0] == told):
+                    for environment, n, drawn in (place for place in of_cell if place[0] == told):
                         for source, keep in sources.items():
                             found.add(
                                 _scores(answer[keep], truth[keep], views.groups), floors["classes", source],
-                                space="embedding", environment=environment, context_length=n, context_seed=draw,
+                                space="embedding", environment=environment, context_length=n, context_seed=drawn,
                                 objects=source, variant=f"label_corruption={rule}",
                             )  # fmt: skip
 

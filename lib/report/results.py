@@ -35,6 +35,10 @@ TEXT = (
 #: Sections of the settings that a run has, each a table of its own in runs.json.
 SECTIONS = ("model", "context", "pretrain", "baselines", "evaluate")
 PER_COMPONENT = "_per_component"
+#: What stands below tables with numbers of several contexts.
+BRACKETS = (
+    "In brackets: sample standard deviation over the draws of the context that a seed is read under, mean over seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,7 @@ class Results:
         return Results(self.rows[self.rows["run"].isin(runs.index)], runs)
 
 
-def read(
-    *sections: str, folder: str | Path = "build/evaluations", each_context: bool = False
-) -> Results:
+def read(*sections: str, folder: str | Path = "build/evaluations", each_context: bool = False) -> Results:
     """Evaluations of the runs that one of the sections shows, of all runs where none is named; methods as in `NAMES`.
 
     Rows are means over the draws of a context, see `over_contexts`, or with ``each_context`` the draws themselves.
@@ -148,8 +150,13 @@ def over_contexts(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean over the draws of a context, with their sample deviation, `context_std`, and number, `contexts`.
 
     Both are empty, or 1, where there is one draw, or no context at all. The column `context_seed` is left out.
+
+    Raises:
+        ValueError: a draw has two numbers of one kind, which would count twice.
     """
     same = [column for column in rows.columns if column not in ("context_seed", "value")]
+    if twice := int(rows.duplicated([*same, "context_seed"], keep=False).sum()):
+        raise ValueError(f"{twice} rows stand for the same numbers: the rows are there twice; read each run once.")
     of = rows.groupby(same, dropna=False, sort=False, observed=True)["value"]
     found = of.agg(value="mean", context_std="std", contexts="count").reset_index()
     return found[[*rows.columns.drop("context_seed"), "context_std", "contexts"]].astype(rows[same].dtypes)
@@ -222,10 +229,11 @@ def mean_std(values: Sequence[float], digits: int = 3) -> str:
     return _text(values.mean(), values.std(), digits)
 
 
-def _text(mean: float, std: float, digits: int) -> str:
+def _text(mean: float, std: float, digits: int, context_std: float = float("nan")) -> str:
     if pd.isna(mean):
         return ""
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if pd.notna(std) else "")
+    over_contexts = f" ({context_std:.{digits}f})" if pd.notna(context_std) else ""
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if pd.notna(std) else "") + over_contexts
 
 
 def table(
@@ -234,9 +242,9 @@ def table(
     columns: str = "context_length",
     digits: int | None = None,
     floor: bool = True,
-    n: bool = False,
+    n: bool = True,
 ) -> pd.DataFrame:
-    """A wide table of ``mean ± deviation`` over seeds.
+    """A wide table of ``mean ± deviation`` over seeds, in brackets the deviation over contexts, see `BRACKETS`.
 
     Lines stand in the order in which the values of each index column come first in ``rows``; so ours and published rows
     may be concatenated. Columns are context lengths in their order, or text in the order in which it comes first; what
@@ -248,7 +256,7 @@ def table(
         columns: the column whose values become columns.
         digits: after the point; without a number one for top-1, in percent, and three else.
         floor: whether the line's floor stands in a last column.
-        n: whether the number of seeds stands behind the index.
+        n: whether the number of seeds stands behind the index, the least and the most where cells differ.
     """
     headings = index if isinstance(index, Mapping) else dict(zip(index, index))
     keys = list(headings)
@@ -259,7 +267,7 @@ def table(
         ours = set(found.loc[found["n"] > 0, columns].dropna())
         across = sorted(ours or across)
         found = found[found[columns].isin(across) | found[columns].isna()]
-    found["text"] = [_text(*cell) for cell in zip(found["mean"], found["std"], found["digits"])]
+    found["text"] = [_text(*cell) for cell in found[["mean", "std", "digits", "context_std"]].itertuples(index=False)]
     found["floor"] = [_text(*cell) or None for cell in zip(found["floor"], [None] * len(found), found["digits"])]
     found["column"] = found[columns].astype(object).where(found[columns].notna(), "any").astype(str)
     for key in keys:
@@ -271,7 +279,9 @@ def table(
     if floor:
         wide["floor"] = of_line["floor"].first().fillna("")
     if n:
-        wide.insert(0, "n", of_line["n"].max().map(lambda seeds: str(seeds) if seeds else ""))
+        seeds = found[found["n"] > 0].groupby(keys, observed=True)["n"].agg(["min", "max"]).astype(str)
+        counts = seeds["min"].where(seeds["min"] == seeds["max"], seeds["min"] + " to " + seeds["max"])
+        wide.insert(0, "n", counts.reindex(wide.index).fillna(""))
     wide = wide.reset_index().astype(dict.fromkeys(keys, object))
     return wide.rename(columns=headings).rename_axis(columns=None)
 
@@ -306,11 +316,11 @@ def family_table(ours: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values("method", key=lambda method: method.map(FAMILY.index), kind="stable")
     environment = rows["environment"].where(rows["method"] == "contextssl", "any")
     rows = rows.assign(quantity=rows["latent"] + " R²", name=rows["method"].map(NAMES), environment=environment)
-    return table(rows, FAMILY_INDEX, n=True)
+    return table(rows, FAMILY_INDEX)
 
 
 def about(rows: pd.DataFrame, profile: str, data: str | None = None) -> str:
-    """What every title says: profile, data (and that stand-ins are not the real thing), number of seeds.
+    """What every title says: profile, data (and that stand-ins are not the real thing), number of seeds and contexts.
 
     Args:
         rows: the rows that are shown. data: how the data are called, where `DATA` does not say it.
@@ -320,6 +330,8 @@ def about(rows: pd.DataFrame, profile: str, data: str | None = None) -> str:
     seeds = f"n = {least}" + (f" to {most}" if most > least else "") + (" seeds" if most > 1 else " seed")
     if most > 1:
         seeds += ", mean ± sample standard deviation" + (" where n > 1" if least == 1 else "")
+    if "contexts" in rows and (draws := rows["contexts"].max()) > 1:
+        seeds += f"; in a context, the mean over {draws:g} draws of it"
     named = data or " and ".join(DATA.get(name, name) for name in rows["dataset"].unique())
     return f"profile {profile}, {named}, {seeds}"
 
