@@ -65,10 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.command == "try":
         from ruamel.yaml import YAML
 
-        from lib.pipeline import speedrun
+        from lib.pipeline import trials
 
         changes = {key: YAML(typ="safe").load(value) for key, _, value in (c.partition("=") for c in given.changes)}
-        for measure, value in speedrun.attempt(given.name, given.run, given.seed, **changes).items():
+        for measure, value in trials.attempt(given.name, given.run, given.seed, **changes).items():
             print(f"{measure}: {value}")
     elif given.command == "photographs":
         from lib.pipeline import photographs

@@ -175,7 +175,7 @@ def test_what_the_pipeline_has_computed_is_taken(workspace, trained):
     params = settings.load(full.PROFILE)
     Path("params.yaml").write_bytes(full.PROFILE.read_bytes())
     models, _ = study.train(params.study("main"), tiny.views())
-    study.evaluate(models, tiny.views(), evaluate, full.EVALUATION)
+    study.evaluate(models, tiny.views(), evaluate, full.DEPENDENCIES)
     trained.clear()
     full.main()
     assert trained == [("palette-object", 0), ("palette-object", 1)]

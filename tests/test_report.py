@@ -224,12 +224,10 @@ def test_the_family_is_read_where_the_paper_reads_it(everything):
     assert set(alone["method"]) == {"ContextSSL"}
 
 
-def test_text_curves_and_nested_lists():
+def test_text_and_curves():
     assert results.mean_std([0.5, 0.6, 0.7], 2) == "0.60 ± 0.10" and results.mean_std([0.5]) == "0.500"
     curve = results.by_length(select(hand(), method="b"))
     assert curve.columns.to_list() == [0, 2] and curve[2].to_list() == [0.3, 0.5]
-    assert results.nested(hand(), ["method", "seed"]) == {"b": {0: [0.3, 0.2], 1: [0.5, 0.2]}, "a": {0: [0.7]}}
-    assert results.nested(select(hand(), method="b"), ["context_length"]) == {"c2": [0.3, 0.5], "c0": [0.2, 0.2]}
 
 
 def test_first_come_parametric_objects_where_they_are_told_apart(everything):

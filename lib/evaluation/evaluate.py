@@ -29,6 +29,8 @@ COLUMNS = (
 )  # fmt: skip
 #: Raise it whenever the same checkpoint and settings give other numbers: finished evaluations are kept under it.
 VERSION = 4
+#: What names `evaluate_and_find_neighbors` in the store.
+DEPENDENCIES = {"evaluation": "views", "version": VERSION}
 
 Place = tuple[str | None, int | None, int | None]  # environment, context length and context seed of an embedding
 

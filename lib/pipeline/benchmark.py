@@ -177,7 +177,7 @@ def probing(run: Run, seconds: float) -> Timed:
 
 
 def cells(run: Run) -> int:
-    """Contexts under which an evaluation embeds: each kind at each length, and none."""
+    """Contexts of one draw under which an evaluation embeds: each kind at each length, and none."""
     return 1 + len(run.evaluate.context_kinds) * (len(run.evaluate.context_lengths) - 1)
 
 

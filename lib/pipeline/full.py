@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 from lib.data import augment
 from lib.data.threediebench import import_3diebench
 from lib.data.views import load_views, save_views
-from lib.evaluation.evaluate import VERSION, evaluate_and_find_neighbors
+from lib.evaluation.evaluate import DEPENDENCIES, VERSION, evaluate_and_find_neighbors
 from lib.method.methods import METHODS
 from lib.miniature.dataset import render_miniature
 from lib.people import fairness
@@ -44,8 +44,6 @@ from lib.report.plotting import markdown
 PROFILE, WORKSPACE = Path("profiles/full.yaml"), Path("build/full")
 OUT = Path("results/full")
 ROWS = OUT / "rows"
-#: As notebook 04 evaluates, so that what `dvc repro` has computed with the same settings is found in the store.
-EVALUATION = {"evaluation": "views", "version": VERSION}
 #: Studies that their own notebook trains, evaluates and shows.
 OF_PEOPLE = dict(zip(PEOPLE, ("31_adult", "32_mimic")))
 SECTIONS = (
@@ -215,7 +213,7 @@ def compute(
         return task, str(error)
     between = time()
     evaluated = study.evaluation(
-        run, seed, views, trained / "model.safetensors", evaluate_and_find_neighbors, EVALUATION, params.device,
+        run, seed, views, trained / "model.safetensors", evaluate_and_find_neighbors, DEPENDENCIES, params.device,
         lambda share: report(seconds * (1 + share) / 2),
     )  # fmt: skip
     report(seconds)

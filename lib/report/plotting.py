@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,7 +34,8 @@ def show(fig: Figure, stem: str | Path, title: str | None = None, formats: Seque
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     if title:
-        fig.suptitle(title, fontsize="medium")
+        lines = [part for line in title.splitlines() for part in wrap(line, 110)]
+        fig.suptitle("\n".join(lines), fontsize="medium")
     for suffix in formats:
         # Neither a date nor a version goes into the file.
         metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}

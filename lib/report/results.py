@@ -208,18 +208,6 @@ def by_length(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot(index="seed", columns="context_length", values="value").sort_index(axis=1)
 
 
-def nested(rows: pd.DataFrame, by: Sequence[str]) -> dict:
-    """Lists over seeds under the values of the columns ``by``, one in the other; a length of n tokens is ``c<n>``."""
-    found: dict = {}
-    for keys, part in rows.groupby(list(by), sort=False, dropna=False):
-        *outer, last = (f"c{key}" if name == "context_length" else key for name, key in zip(by, keys))
-        inside = found
-        for key in outer:
-            inside = inside.setdefault(key, {})
-        inside[last] = part.sort_values("seed")["value"].tolist()
-    return found
-
-
 # ---- text
 
 
