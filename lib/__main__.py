@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     photographs = commands.add_parser("photographs", help="the hand-crafted augmentations on real photographs")
     photographs.add_argument("folder", help="folder or archive of images")
 
+    diagnosis = commands.add_parser("essl-photographs", help="E-SSL's diagnosis on real photographs")
+    diagnosis.add_argument("folder", help="folder or archive of images")
+
     commands.add_parser("book", help="make build/book/ of the executed notebooks")
     commands.add_parser("benchmark", help="measure this machine")
     return found
@@ -72,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{measure}: {value}")
     elif given.command == "photographs":
         from lib.pipeline import photographs
+
+        photographs.main(given.folder)
+    elif given.command == "essl-photographs":
+        from lib.essl import photographs
 
         photographs.main(given.folder)
     elif given.command == "book":

@@ -37,6 +37,9 @@ def curve(*values):
         # Two small steps back make one that is too large.
         ({"curve": "x", "direction": "rises", "relation": ">=", "bound": -0.03}, curve(0.5, 0.48, 0.46), -0.04),
         ({"curve": "x", "direction": "falls", "relation": ">=", "bound": -0.03}, curve(0.5, 0.2, 0.21), -0.01),
+        # Down by .4 and up by .3.
+        ({"curve": "x", "direction": "dips", "relation": ">", "bound": 0.02}, curve(0.9, 0.5, 0.8), 0.3),
+        ({"curve": "x", "direction": "dips", "relation": ">", "bound": 0.02}, curve(0.9, 0.5, 0.4), -0.1),
         # The worst of all that a star stands for.
         ({"left": "x.*", "relation": ">=", "bound": 0}, curve(0.5, 0.2, 0.3), 0.2),
         ({"left": "x.*", "relation": "<=", "bound": 0}, curve(0.5, 0.2, 0.3), 0.5),
@@ -93,6 +96,8 @@ def test_why_a_claim_is_not_testable():
     assert claims.judge(ratio, numbers).reason == "not learned: a.c0 is 0.090, its floor 0.000"
     assert claims.judge(ratio | {"over": "b.c0"}, numbers).reason == "not learned: b.c0 is 0.300, its floor 0.250"
     assert claims.judge(ratio | {"left": "c.*"}, numbers).reason == "no number c.*"
+    dips = {"curve": "a", "direction": "dips", "relation": ">", "bound": 0}
+    assert claims.judge(dips, numbers).reason == "no length between a.c0 and a.c2"
     numbers = {"a.x": number(0.9, 0.9), "b.x": number(0.3, run="theirs")}
     runs = pd.DataFrame({"steps": [3000, 900], "images": [100, 100], "seeds": [[0, 1], [0]]}, index=["ours", "theirs"])
     above = {"left": "a.x", "minus": "b.x", "relation": ">", "bound": 0}
@@ -101,6 +106,15 @@ def test_why_a_claim_is_not_testable():
     assert (found.word, found.reason) == ("not testable", "budgets differ: updates 900 to 3000, seeds 1 to 2")
     alike = runs.assign(steps=900, seeds=[[0, 1], [2, 3]])
     assert claims.judge(above | {"matched": True}, numbers, alike).word == "holds"
+
+
+def test_one_entry_may_be_several_claims(tmp_path):
+    (tmp_path / "claims.yaml").write_text(
+        "claims: [{id: 'a {own}', left: ['x.{own}'], bound: 0, each: [{own: b}, {own: c}]}]"
+    )
+    assert claims.load(tmp_path / "claims.yaml") == [
+        {"id": "a b", "left": ["x.b"], "bound": 0}, {"id": "a c", "left": ["x.c"], "bound": 0},
+    ]  # fmt: skip
 
 
 def test_a_claim_that_cannot_be_read_is_named(tmp_path):
@@ -143,6 +157,12 @@ def every_name():
     for target in ("relative", "individual"):
         labels += [f"labels_{target}.{of}" for of in latents]
         found |= {f"single_{target}.{of}": "single" for of in one}
+    for pair in ("crop-blur", "color-blur", "crop-color"):
+        both = pair.split("-")
+        for target, env, group, n in product(("relative", "individual"), both, both, LENGTHS):
+            found[f"augmentations.{pair}.{target}.{env}.r2_{group}.c{n}"] = pair
+        for method, metric in product(("simclr", "simclr-plus", "contextssl"), (*map("r2_{}".format, both), "top1")):
+            found[f"augmentations.{pair}.{method}.{metric}"] = pair if method == "contextssl" else f"{pair} {method}"
     return found | dict.fromkeys(labels, "labels")
 
 
@@ -231,16 +251,20 @@ def evaluation():
         {"run": "mask", "seed": 0, "value": 0.7} | context | r2,
         {"run": "mask", "seed": 0, "space": "embedding", "value": 0.8, "variant": "anchor=pair,mask=0.10",
          "objects": "all", "metric": "partner_accuracy"},
+        {"run": "crop-blur", "seed": 0, "value": 0.6} | context | r2
+        | {"environment": "crop", "metric": "r2_blur_per_component", "objects": "all"},
+        {"run": "crop-blur", "seed": 0, "space": "representation", "metric": "top1", "objects": "all", "value": 40},
     ]  # fmt: skip
     columns = ["run", "seed", "context_seed", "space", "environment", "context_length", "target", "probe", "objects",
                "variant", "metric", "value"]  # fmt: skip
     rows = pd.DataFrame(rows, columns=columns).astype({"context_seed": "Int64", "context_length": "Int64"})
     rows = rows.astype(dict.fromkeys([name for name in TEXT if name in rows], "str"))
     runs = pd.DataFrame({
-        "method": ["contextssl", "sen", "contextssl"], "trained_group": [None, "rotation", None],
-        "dataset": "3diebench-mini", "sections": [("main",), ("main",), ("masking",)],
-        "mask_probability": [0.9, 0.0, 0.75], "auxiliary_weight": 1.0,
-    }, index=pd.Index(["contextssl", "sen", "mask"], name="run"))  # fmt: skip
+        "method": ["contextssl", "sen", "contextssl", "contextssl"], "trained_group": [None, "rotation", None, None],
+        "dataset": ["3diebench-mini"] * 3 + ["crop-blur"],
+        "sections": [("main",), ("main",), ("masking",), ("augmentations",)],
+        "mask_probability": [0.9, 0.0, 0.75, 0.9], "auxiliary_weight": 1.0,
+    }, index=pd.Index(["contextssl", "sen", "mask", "crop-blur"], name="run"))  # fmt: skip
     rows = rows.join(runs[["method", "trained_group", "dataset"]], on="run").assign(floor=0.2)
     return Results(rows, runs)
 
@@ -258,11 +282,23 @@ def test_numbers_have_the_names_that_the_claims_use():
         "trained.rotation.sen.r2_color": [0.5],
         "masking.p075.rotation.r2_color.c126": [0.7],
         "masking.p075.shortcut.m010.pair": [0.8],
+        "augmentations.crop-blur.relative.crop.r2_blur.c126": [0.6],
+        "augmentations.crop-blur.contextssl.top1": [0.4],
     }
     values = found.groupby("number")["value"].apply(list).to_dict()
     assert values == {name: pytest.approx(value) for name, value in expected.items()}
     assert summary.metrics(found)["relative"]["rotation"]["r2_color"]["c126"] == pytest.approx([0.005, 0.105])
     assert claims.by_name(found)["relative.rotation.r2_color.c126"].values.shape == (2, 2)
+
+
+def test_a_section_decides_its_own_claims(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    judged = summary.verdicts(evaluation(), "augmentations-", stand_in=True).set_index("id")
+    assert all(name.startswith("augmentations-") for name in judged.index) and len(judged) > 40
+    line = judged.loc["augmentations-crop-blur-relative-crop-context-lowers-blur"]
+    alone = "nothing to compare augmentations.crop-blur.relative.crop.r2_blur.c126 with"
+    assert (line["verdict"], line["because"]) == ("not testable", alone)
+    assert line["the paper shows it"] == "yes" and line["published"] == "-0.226"
 
 
 def test_a_changed_run_in_the_place_of_the_headline():

@@ -55,6 +55,7 @@ def workspace(tmp_path, monkeypatch):
     (tmp_path / "data.dvc").write_bytes((ROOT / "data.dvc").read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(full, "execute", lambda notebook: "")
+    monkeypatch.setattr(full.essl, "cases", lambda essl: [])  # but in the test of them
     monkeypatch.setattr(full, "_make_views", lambda params, dataset, folder: (folder / params.data.palette).touch())
     monkeypatch.setattr(full, "load_views", draw)
     monkeypatch.setattr(full, "evaluate_and_find_neighbors", evaluate)
@@ -193,3 +194,36 @@ def test_one_diverging_training_does_not_end_the_others(workspace, monkeypatch):
     full.main()
     assert ("simclr", 0) not in keys() and len(keys()) == 4
     assert "- The loss of simclr is nan." in (full.OUT / "README.md").read_text()
+
+
+def test_rows_of_essl_are_kept_as_its_notebooks_make_them(workspace, trained, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    run = "rotation-sensitivity"
+
+    def execute(notebook):
+        executed.append(notebook)
+        own = {"41_diagnosis": "essl-diagnosis", "42_essl_methods": "essl-methods"}.get(notebook)
+        tasks = [task for task in full.plan(settings.load(full.PROFILE)) if task.run.study == own]
+        rows = [{"run": of.run.name, "seed": of.seed, "metric": "linear", "value": 1 / 3, "floor": 25} for of in tasks]
+        if rows:
+            folder = full.WORKSPACE / "build/evaluations" / own
+            folder.mkdir(parents=True)
+            pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+        return ""
+
+    executed = []
+    monkeypatch.setattr(full, "execute", execute)
+    monkeypatch.setattr(full, "compute_all", lambda *_: [])
+    full.main()
+    assert {"41_diagnosis", "42_essl_methods"} <= set(executed)
+    rows = pd.read_csv(full.ROWS / "essl-diagnosis/rows.csv.gz")
+    assert rows.loc[rows["run"] == run, "seed"].tolist() == [0, 1] and set(rows["value"]) == {0.33333}
+    before = keys()
+    executed.clear()
+    full.main()
+    assert not {"41_diagnosis", "42_essl_methods"} & set(executed) and keys() == before
+    edit("third_size: 16", "third_size: 8")
+    full.main(minutes=0)
+    assert set(before) - set(keys()) == {(name, seed) for name, seed in before if "sens" in name or "control" in name
+                                         or name.startswith(("e-", "longer"))}  # fmt: skip

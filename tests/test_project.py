@@ -136,7 +136,7 @@ def used_of_lib(name):
     command = STAGES[name]["cmd"].split()
     if name in OF_NOTEBOOKS:
         return closure(python_of(read(ROOT / "notebooks" / f"{command[4]}.ipynb"))) - CARRIERS
-    module = {"plan": "lib/pipeline/settings.py", "book": "lib/report/book.py"}[name]
+    module = {"plan": "lib/pipeline/settings.py", "book": "lib/report/book/__init__.py"}[name]
     found = closure((ROOT / module).read_text(encoding="utf-8")) | {module}
     return found if name == "plan" else found - CARRIERS
 

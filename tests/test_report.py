@@ -224,8 +224,7 @@ def test_the_family_is_read_where_the_paper_reads_it(everything):
     assert set(alone["method"]) == {"ContextSSL"}
 
 
-def test_text_and_curves():
-    assert results.mean_std([0.5, 0.6, 0.7], 2) == "0.60 ± 0.10" and results.mean_std([0.5]) == "0.500"
+def test_a_curve_seed_by_seed():
     curve = results.by_length(select(hand(), method="b"))
     assert curve.columns.to_list() == [0, 2] and curve[2].to_list() == [0.3, 0.5]
 
@@ -438,16 +437,6 @@ def test_notes_on_published_numbers_say_where_they_stand():
     assert published.remarks(frame.assign(variant="p"), "table-x", ["odd", "swapped"], by=("variant",)) == [
         "On the published numbers, ContextSSL (p) at length 2: obvious."
     ]
-
-
-# ---- verdicts of single seeds
-
-
-def test_verdicts_of_stand_in_data_say_so():
-    assert published.verdict([True] * 3, stand_in=True) == "holds (stand-in data): in 3 of 3 seeds"
-    assert published.verdict([True] * 3, stand_in=False) == "holds: in 3 of 3 seeds"
-    assert published.verdict([True, False], True, against=1) == "mixed: in 1 of 2 seeds, against 1 seed of the other"
-    assert published.verdict([False], stand_in=True) == "does not hold: in 0 of the one seed"
 
 
 # ---- figures and files

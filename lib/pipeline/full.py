@@ -31,6 +31,7 @@ from ruamel.yaml import YAML
 from lib.data import augment
 from lib.data.threediebench import import_3diebench
 from lib.data.views import load_views, save_views
+from lib.essl import study as essl
 from lib.evaluation.evaluate import DEPENDENCIES, VERSION, evaluate_and_find_neighbors
 from lib.method.methods import METHODS
 from lib.miniature.dataset import render_miniature
@@ -45,7 +46,9 @@ PROFILE, WORKSPACE = Path("profiles/full.yaml"), Path("build/full")
 OUT = Path("results/full")
 ROWS = OUT / "rows"
 #: Studies that their own notebook trains, evaluates and shows.
-OF_PEOPLE = dict(zip(PEOPLE, ("31_adult", "32_mimic")))
+BY_NOTEBOOK = dict(zip(PEOPLE, ("31_adult", "32_mimic"))) | {
+    "essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods",
+}  # fmt: skip
 SECTIONS = (
     "10_main_results", "11_masking", "12_auxiliary", "13_labels", "14_single", "15_representations",
     "33_augmentation_tables", "20_compare", "17_robustness",
@@ -56,16 +59,18 @@ KEYS = ("run", "seed", "key", "processor", "train_seconds", "evaluation_seconds"
 
 
 class Task(NamedTuple):
-    """One run with one seed, and the params with which its data are made."""
+    """One run, or one case of E-SSL, with one seed, and the params with which its data are made."""
 
     params: Params
-    run: Run
+    run: Run | essl.Case
     seed: int
 
     @property
     def recipe(self) -> dict:
         """All that the task's rows are made from, but for the processor."""
         params, run, seed = self
+        if isinstance(run, essl.Case):
+            return essl.recipe_of_rows(run, seed, params.essl)
         method, people = METHODS[run.method], run.study in PEOPLE
         read = {"groups", "dataset", "precision", "evaluate", *method.reads}
         return {
@@ -77,6 +82,12 @@ class Task(NamedTuple):
     @property
     def key(self) -> str:
         return store.key(self.recipe)
+
+    @property
+    def cost(self) -> float:
+        """Roughly how long it takes, in any unit."""
+        of_essl = isinstance(self.run, essl.Case)
+        return essl.cost(self.run, self.params.essl) if of_essl else study.cost(self.run)
 
     @property
     def at(self) -> tuple[str, int]:
@@ -97,6 +108,7 @@ def plan(params: Params) -> list[Task]:
     In a round the studies stand as in the profile, the headline's first, and the single changes of it last.
     """
     runs = [(params, run) for name in (*params.studies, *PEOPLE) for run in params.study(name)]
+    runs += [(params, case) for case in essl.cases(params.essl)]
     runs += [params.variation(name) for name in params.robustness]
     rounds = max(len(run.seeds) for _, run in runs)
     return [Task(own, run, run.seeds[i]) for i in range(rounds) for own, run in runs if i < len(run.seeds)]
@@ -228,7 +240,7 @@ def _since(entry: Path, begin: float) -> float:
 
 def expected_seconds(tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> dict[tuple[str, int], int]:
     """How long each task takes: as its run's other seeds did, else by images and tokens, at the rate so far."""
-    costs = pd.Series({task.run.name: study.cost(task.run) for task in tasks}, dtype=float)
+    costs = pd.Series({task.run.name: task.cost for task in tasks}, dtype=float)
     lines = pd.DataFrame([of.line for of in done.values()], columns=KEYS)
     seconds = (lines["train_seconds"] + lines["evaluation_seconds"]).astype(float)
     seconds = seconds.groupby(lines["run"]).mean().reindex(costs.index)
@@ -242,7 +254,7 @@ def compute_all(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until:
 
     Returns what went wrong: a sentence for each training that diverged.
     """
-    missing, wrong = [task for task in tasks if task.at not in done and task.run.study not in PEOPLE], []
+    missing, wrong = [task for task in tasks if task.at not in done and task.run.study not in BY_NOTEBOOK], []
     if not missing or time() > until:
         return wrong
     folders = [views_folder(task.params, task.run.dataset) for task in missing]
@@ -266,10 +278,10 @@ def compute_all(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until:
     return wrong
 
 
-def compute_people(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until: float) -> list[str]:
-    """The studies of people, each as a whole by its notebook, as `compute_all` the others."""
+def compute_by_notebook(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until: float) -> list[str]:
+    """The studies of people and of E-SSL, each as a whole by its notebook, as `compute_all` the others."""
     wrong = []
-    for name, notebook in OF_PEOPLE.items():
+    for name, notebook in BY_NOTEBOOK.items():
         mine, begin = [task for task in tasks if task.run.study == name], time()
         if begin > until or all(task.at in done for task in mine):
             continue
@@ -344,7 +356,7 @@ def main(minutes: float | None = None) -> None:
     ROWS.mkdir(parents=True, exist_ok=True)
     for name in {path.name for path in ROWS.glob("*/")} | {task.run.study for task in tasks}:
         write(name, tasks, done)
-    wrong = compute_all(tasks, done, until) + compute_people(tasks, done, until)
+    wrong = compute_all(tasks, done, until) + compute_by_notebook(tasks, done, until)
     if left := [task for task in tasks if task.at not in done]:
         seconds, count = expected_seconds(tasks, done), study.jobs(params.device, len(left))
         hours = sum(seconds[task.at] for task in left) / count / 3600

@@ -77,6 +77,10 @@ Jobs = Annotated[Any, _must(lambda jobs: jobs == "auto" or (type(jobs) is int an
 Method = Literal["contextssl", "simclr", "vicreg", "simclr-plus", "vicreg-plus", "equimod", "sen", "sie"]
 Group = Literal["rotation", "color", "crop", "blur", "gender", "none"]
 Task = Literal["individual", "relative", "classes"]
+Invariant = Literal["simclr", "byol", "barlow-twins", "vicreg", "simsiam"]
+Transformation = Literal[
+    "horizontal-flip", "grayscale", "rotation", "vertical-flip", "jigsaw", "blur", "inversion"
+]  # fmt: skip
 Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "robustness", "adult", "mimic"]
 
 
@@ -235,6 +239,89 @@ class Cifar(Section):
     test_images: Count
 
 
+Area = Annotated[tuple[Share, Share], _must(lambda area: 0 < area[0] <= area[1], "the first must not be larger")]
+Seeds = Annotated[tuple[Natural, ...], Once, NotEmpty]
+
+
+class EsslRecipe(Section):
+    encoder: Literal["small-cnn", "resnet18-cifar", "resnet50"]
+    projector: Annotated[tuple[Count, ...], NotEmpty]
+    predictor: Count
+    classifier: Annotated[tuple[Count, ...], NotEmpty]
+    view_size: Annotated[Whole, Field(ge=8)]
+    view_area: Area
+    third_size: Annotated[Whole, Field(ge=8), Even]
+    third_area: Area
+    copies: Annotated[Whole, Field(ge=2)]
+    probability: Share
+    batch: Annotated[Whole, Field(ge=2)]
+    optimizer: Literal["muon", "adamw", "adam", "sgd", "lars"]
+    learning_rate: Positive
+    muon_learning_rate: Positive
+    weight_decay: NotNegative
+    warmup_fraction: Annotated[Number, Field(ge=0, lt=1)]
+    temperature: Positive
+    target_momentum: Share
+    redundancy_weight: NotNegative
+    sensitivity_weights: dict[Invariant, NotNegative]
+    checkpoint_every: Count
+
+
+#: An entry of `essl.imagenet`: any keys of the recipe; what is not written is the recipe's own.
+EsslChanges = create_model(
+    "EsslChanges", __base__=Section, **{name: (rule, None) for name, rule in get_annotations(EsslRecipe).items()}
+)
+
+
+class EsslDiagnosis(Section):
+    transformations: Annotated[tuple[Transformation, ...], Once, NotEmpty]
+    controls: Annotated[tuple[Transformation, ...], Once]
+    seeds: Seeds
+    steps: Count
+
+
+class EsslMethods(Section):
+    names: Annotated[tuple[Invariant, ...], Once, NotEmpty]
+    longer: Annotated[tuple[Invariant, ...], Once]
+    sensitive: Transformation
+    seeds: Seeds
+    steps: Count
+
+
+class EsslEvaluate(Section):
+    neighbors: Annotated[tuple[Count, ...], Once, NotEmpty]
+    neighbor_temperature: Positive
+    probe_penalties: Annotated[tuple[Positive, ...], Once, NotEmpty]
+
+
+class EsslPhotographs(Section):
+    train_images: Count
+    validation_images: Count
+    test_images: Count
+    controls: Annotated[tuple[Transformation, ...], Once]
+    seeds: Seeds
+    steps: Count
+
+
+class Essl(Section):
+    name: Literal["patterns", "cifar10", "cifar10-jpeg"]
+    root: str
+    train_images: Count
+    validation_images: Count
+    test_images: Count
+    data_seed: Natural
+    recipe: EsslRecipe
+    diagnosis: EsslDiagnosis
+    methods: EsslMethods
+    evaluate: EsslEvaluate
+    photographs: EsslPhotographs
+    imagenet: dict[Invariant, EsslChanges]
+
+    def on_imagenet(self, method: str) -> EsslRecipe:
+        """The recipe with its changes for ImageNet."""
+        return self.recipe.model_copy(update=self.imagenet[method].model_dump(exclude_unset=True))
+
+
 class Mimic(Section):
     root: str
     patients: Annotated[Whole, Field(ge=200)]
@@ -315,6 +402,7 @@ class Params(Section):
     augment: Augment
     cifar: Cifar
     mimic: Mimic
+    essl: Essl
     studies: dict[Name, Literal["3diebench", "augmented"]]
     bases: dict[str, Changes]
     runs: dict[Name, Changes]
@@ -353,7 +441,9 @@ class Params(Section):
         of_data = {key: changes.pop(key) for key in [*changes] if key in Data.model_fields}
         params = self.model_copy(update={"data": self.data.model_copy(update=of_data)})
         run = params.run("contextssl", **changes)
-        return params, run.model_copy(update={"name": name, "study": "robustness", "sections": ("robustness",)})
+        # Two seeds: what a change breaks, it breaks by far more than seeds differ.
+        as_study = {"name": name, "study": "robustness", "sections": ("robustness",), "seeds": run.seeds[:2]}
+        return params, run.model_copy(update=as_study)
 
     def _merged(self, entry: Changes, key: str, path: tuple[str, ...] = ()) -> dict[str, Any]:
         """What an entry of runs or bases and its bases say; `path`: the bases that led to it."""

@@ -67,9 +67,9 @@ def train(runs: Sequence[Run], views: Views | Mapping[str, Views]) -> tuple[list
     """
     device = settings.load().device
     tasks = [(run, seed, _views_of(run, views)) for run in runs for seed in run.seeds]
-    entries = _compute(
+    entries = compute(
         "trainings", tasks, [training_dependencies(*task, device.devices) for task in tasks],
-        partial(_train, device=device),
+        partial(_train, device=device), costs=[cost(run) for run, _, _ in tasks],
         units=[run.pretrain.steps for run, _, _ in tasks], unit="step", device=device,
     )  # fmt: skip
     trained = [Trained(run, seed, entry / "model.safetensors") for (run, seed, _), entry in zip(tasks, entries)]
@@ -96,9 +96,10 @@ def evaluate(
     """
     device = settings.load().device
     tasks = [(run, seed, _views_of(run, views), weights) for run, seed, weights in trained]
-    entries = _compute(
+    entries = compute(
         "evaluations", tasks, [evaluation_dependencies(*task) | dict(dependencies) for task in tasks],
-        partial(_evaluate, function=function, device=device), units=[1] * len(tasks), unit="model", device=device,
+        partial(_evaluate, function=function, device=device), costs=[cost(run) for run, *_ in tasks],
+        units=[1] * len(tasks), unit="model", device=device,
     )  # fmt: skip
     rows = [pd.read_csv(entry / "rows.csv", dtype={"context_length": "Int64"}) for entry in entries]
     arrays = {(task[0].name, task[1]): entry / "arrays.npz" for task, entry in zip(tasks, entries)}
@@ -186,14 +187,20 @@ def jobs(device: Device, tasks: int) -> int:
     return min(joblib.cpu_count() if on_cpu else 1, tasks)
 
 
-def _compute(
-    kind: str, tasks: Sequence[tuple], dependencies: Sequence[Mapping], work: Callable, units: Sequence[int], unit: str,
-    device: Device,
-) -> list[Path]:
-    """Entries of the store for all tasks; those that are missing are computed side by side, the longest first."""
+def compute(
+    kind: str, tasks: Sequence[tuple], dependencies: Sequence[Mapping], work: Callable, costs: Sequence[float],
+    units: Sequence[int], unit: str, device: Device,
+) -> list[Path]:  # fmt: skip
+    """Entries of the store for all tasks; those that are missing are computed side by side, the longest first.
+
+    Args:
+        kind: of the entries. tasks: arguments of `work`, which goes on with the entry's name, its dependencies and a
+            function to report the units done, and adds the entry.
+        dependencies, costs, units: of each task; a cost is a time in any unit, the units are those of the bar.
+    """
     names = [store.key(of) for of in dependencies]
     missing = {name: i for i, name in enumerate(names) if not store.find(kind, name)}
-    order = sorted(missing.values(), key=lambda i: -cost(tasks[i][0]))
+    order = sorted(missing.values(), key=lambda i: -costs[i])
     if order:
         count = jobs(device, len(order))
         with tempfile.TemporaryDirectory() as scratch:
@@ -205,6 +212,12 @@ def _compute(
             with Bar(progress, [units[i] for i in order], unit, f"{kind}, {len(order)} of {len(tasks)} new"):
                 joblib.Parallel(n_jobs=count, mmap_mode="c", batch_size=1, pre_dispatch="all")(calls)
     return [store.find(kind, name) for name in names]
+
+
+def place(device: Device) -> str:
+    """Where one process computes: cuda, mps or cpu."""
+    gpu = torch.cuda.is_available() and device.accelerator in ("auto", "cuda")
+    return "cuda" if gpu else "mps" if device.accelerator == "mps" else "cpu"
 
 
 def cost(run: Run) -> float:
@@ -277,9 +290,7 @@ def _evaluate(
     if store.find("evaluations", name):
         return
     torch.set_num_threads(1)
-    gpu = torch.cuda.is_available() and device.accelerator in ("auto", "cuda")
-    place = "cuda" if gpu else "mps" if device.accelerator == "mps" else "cpu"
-    found = function(load_model(weights, run, views).to(place), views, run, seed, report)
+    found = function(load_model(weights, run, views).to(place(device)), views, run, seed, report)
     rows, arrays = found if isinstance(found, tuple) else (found, {})
 
     def write(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Claims as predicates: the same one is asked of our numbers, of the published ones and of a constant model.
 
-A claim bounds one estimate (a number, a difference, a ratio, or the worst change of a curve). It is decided from the
-count over seeds and from a bootstrap interval over seeds and contexts. The head of paper/claims.yaml says what each
-field means.
+A claim bounds one estimate (a number, a difference, a ratio, the worst change of a curve, or how far it dips). It is
+decided from the count over seeds and from a bootstrap interval over seeds and contexts. The head of paper/claims.yaml
+says what each field means.
 """
 
 import re
@@ -20,6 +20,12 @@ LEARNED = 0.1
 #: What the runs behind a comparison must have in common, where a claim asks for it.
 BUDGET = {"steps": "updates", "images": "images", "seeds": "seeds"}
 DRAWS, COVERAGE = 2000, 0.95
+#: What stands below a `table`.
+LEGEND = (
+    "n: seeds of the run that has fewest, and contexts of each; estimate: what is asked about, of the worst case; "
+    f"interval: {100 * COVERAGE:.0f} %, a bootstrap over seeds and contexts; the paper: the same asked of its numbers, "
+    "pooled R² rescaled so that a constant is at 0; constant model: every number is its floor."
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,13 @@ class Verdict:
 
 
 def load(path: str | Path = "paper/claims.yaml") -> list[dict]:
-    """All claims.
+    """All claims; one with `each` is several, with the words of each entry in the place of their names in braces.
 
     Raises:
         ValueError: two claims have one id.
     """
-    claims = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))["claims"]
+    written = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))["claims"]
+    claims = [_filled(claim, words) for claim in written for words in claim.pop("each", [{}])]
     ids = [claim["id"] for claim in claims]
     if twice := [name for name in ids if ids.count(name) > 1]:
         raise ValueError(f"{path} has the claim {twice[0]!r} twice; give one of them another id.")
@@ -136,7 +143,10 @@ def judge(claim: Mapping, numbers: Mapping[str, Number], runs: pd.DataFrame | No
 def statement(claim: Mapping) -> str:
     """What is asked, such as ``last / first <= 0.1``."""
     if "curve" in claim:
-        return f"worst change between two lengths, {claim['direction']}, {claim['relation']} {claim['bound']:g}"
+        kind = "worst change between two lengths, " + claim["direction"]
+        if claim["direction"] == "dips":
+            kind = "least between below both ends by"
+        return f"{kind} {claim['relation']} {claim['bound']:g}"
     kind = next((f" {sign} other" for key, sign in (("over", "/"), ("minus", "−")) if key in claim), "")
     return f"value{kind} {claim['relation']} {claim['bound']:g}"
 
@@ -171,6 +181,15 @@ def counted(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---- parts of a judgment
+
+
+def _filled(part, words: Mapping[str, str]):
+    """A claim, or a part of it, with words for the names in braces."""
+    if isinstance(part, dict):
+        return {key: _filled(value, words) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_filled(value, words) for value in part]
+    return part.format(**words) if isinstance(part, str) else part
 
 
 def _list(names: str | list[str]) -> list[str]:
@@ -209,12 +228,16 @@ def _cases(claim: Mapping, numbers: Mapping[str, Number]) -> tuple[list[tuple[st
     if "relation" not in claim or not {"curve", "left"} & set(claim):
         raise ValueError(f"The claim {claim.get('id')!r} needs `relation`, and `left` or `curve`.")
     if "curve" in claim:
-        sign = {"rises": 1, "falls": -1}[claim["direction"]]
         curves = [
             sorted(_find(f"{prefix}.*", numbers), key=lambda name: int(name.rpartition(".c")[2]))
             for pattern in _list(claim["curve"])
             for prefix in dict.fromkeys(name.rpartition(".")[0] for name in _find(f"{pattern}.first", numbers))
         ]
+        if claim["direction"] == "dips":
+            if short := [names for names in curves if len(names) < 3]:
+                raise LookupError(f"no length between {' and '.join(short[0])}")
+            return list(map(tuple, curves)), lambda *v: np.minimum(v[0], v[-1]) - np.min(v[1:-1], axis=0)
+        sign = {"rises": 1, "falls": -1}[claim["direction"]]
         # Of all pairs of lengths, not of neighbors alone: small steps back add up.
         return list(map(tuple, curves)), lambda *v: np.min(
             [sign * (v[j] - v[i]) for j in range(len(v)) for i in range(j)], axis=0
@@ -223,7 +246,9 @@ def _cases(claim: Mapping, numbers: Mapping[str, Number]) -> tuple[list[tuple[st
     for key, statistic in (("over", np.divide), ("minus", np.subtract)):
         if key in claim:
             right = [name for pattern in _list(claim[key]) for name in _find(pattern, numbers)]
-            return [(a, b) for a in left for b in right if a != b], statistic
+            if not (pairs := [(a, b) for a in left for b in right if a != b]):
+                raise LookupError(f"nothing to compare {left[0]} with")
+            return pairs, statistic
     return [(name,) for name in left], lambda value: value
 
 

@@ -18,6 +18,7 @@ BOUNDS = {
 }  # fmt: skip
 #: What a constant scores in the paper's pooled R² of rotation, by target; 0 for color.
 FLOORS = {"relative": 0.229, "individual": 0.461}
+FLOORS_TOLD = " or ".join(f"{value:.3f} ({target} latents)" for target, value in FLOORS.items())
 
 
 def load(path: str | Path = "paper/published.csv") -> pd.DataFrame:
@@ -144,19 +145,3 @@ def asked(frame: pd.DataFrame, artefacts: pd.DataFrame) -> pd.DataFrame:
     unaware = rows["trained_group"].where(retrieval, "none")
     rows["environment"] = rows["environment"].where(ours, unaware).where(rows["space"] != "representation")
     return rows
-
-
-# ---- verdicts of single seeds
-
-
-def verdict(held: list[bool], stand_in: bool, against: int | None = None) -> str:
-    """One phrase for what was asked of each seed; data that stand in for the paper's say so beside every "holds".
-
-    Args:
-        held: for each seed. stand_in: the data are not the paper's.
-        against: seeds behind a mean that each was compared with; said where it is another number.
-    """
-    seeds = len(held)
-    word = "holds" + " (stand-in data)" * stand_in if all(held) else "mixed" if any(held) else "does not hold"
-    compared = f", against {against} seed{'s' * (against != 1)} of the other" if against not in (None, seeds) else ""
-    return f"{word}: in {sum(held)} of {f'{seeds} seeds' if seeds != 1 else 'the one seed'}{compared}"

@@ -211,12 +211,6 @@ def by_length(rows: pd.DataFrame) -> pd.DataFrame:
 # ---- text
 
 
-def mean_std(values: Sequence[float], digits: int = 3) -> str:
-    """``0.512 ± 0.010``, mean and sample standard deviation, or the number alone for a single seed."""
-    values = pd.Series(values, dtype=float)
-    return _text(values.mean(), values.std(), digits)
-
-
 def _text(mean: float, std: float, digits: int, context_std: float = float("nan")) -> str:
     if pd.isna(mean):
         return ""

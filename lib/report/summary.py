@@ -5,7 +5,8 @@ results/metrics.json holds ours. The head of paper/claims.yaml says what stands 
 
 import pandas as pd
 
-from lib.report.published import FLOORS, asked
+from lib.report import claims
+from lib.report.published import FLOORS, asked, load
 from lib.report.results import PER_COMPONENT, Results, changes, headline, select
 
 #: Columns of `numbers`: a row is one number of one seed and, where a context matters, of one context.
@@ -48,6 +49,8 @@ def numbers(results: Results) -> pd.DataFrame:
     found.append(_named(labels.assign(rule=rule)[of_rule], "labels", ["method", "rule", "context_length"]))
     found += _latents(select(labels, method="contextssl"), "labels")
     found += _latents(headline(results.of("single").one_each().rows), "single")
+    for pair, rows in results.of("augmentations").one_each().rows.groupby("dataset", sort=False):
+        found += _augmentations(headline(rows), f"augmentations.{pair}")
     return pd.concat(found, ignore_index=True)
 
 
@@ -64,16 +67,29 @@ def metrics(found: pd.DataFrame) -> dict:
     return nested
 
 
+def verdicts(results: Results, about: str, stand_in: bool) -> pd.DataFrame:
+    """A line for each claim with this in its id, see `lib.report.claims.table`.
+
+    Args:
+        results: ours, each context for itself. about: such as ``labels-``. stand_in: our data are not the paper's.
+    """
+    theirs = published(load(), pd.read_csv("paper/artefacts.csv"))
+    named = [claims.by_name(numbers(of)) for of in (results, theirs, constant(results))]
+    wanted = [claim for claim in claims.load() if about in claim["id"]]
+    return claims.table(wanted, *named, runs=results.runs, stand_in=stand_in)
+
+
 def published(frame: pd.DataFrame, artefacts: pd.DataFrame) -> Results:
-    """The published numbers about 3DIEBench as evaluations of one seed, so that `numbers` names them as ours.
+    """The published numbers as evaluations of one seed, so that `numbers` names them as ours; those of images alone.
 
     R² is printed pooled, where a constant predictor scores `FLOORS` in rotation; the rows have it per component, too,
-    as (R² - floor) / (1 - floor), so that 0 is a constant. Retrieval is printed with the query to the source itself.
+    as (R² - floor) / (1 - floor), so that 0 is a constant. Of crop, blur and color it is not said which R² is printed;
+    it is taken as it is. Retrieval is printed with the query to the source itself.
 
     Args:
         frame: paper/published.csv. artefacts: paper/artefacts.csv.
     """
-    rows = asked(frame[frame["dataset"].str.startswith("3diebench")], artefacts).dropna(subset="section")
+    rows = asked(frame[frame["dataset"].str.match("3diebench|cifar10-")], artefacts).dropna(subset="section")
     kind = ["section", "method", "trained_group", "condition"]
     run = rows[kind].astype(object).fillna("").agg(" ".join, axis=1)
     retrieval = rows["metric"].isin(RETRIEVAL)
@@ -92,13 +108,15 @@ def published(frame: pd.DataFrame, artefacts: pd.DataFrame) -> Results:
     rows = pd.concat([rows, r2[rows["target"].notna()]], ignore_index=True)
     # Several tables print the same number.
     rows = rows.drop_duplicates(["run", "space", "environment", "context_length", "variant", "target", "metric"])
-    runs = rows.drop_duplicates("run").set_index("run")[kind].assign(dataset="3diebench")
+    # `asked` has named the pair of augmentations as our runs name their data.
+    rows["dataset"] = rows["condition"].where(rows["dataset"].str.startswith("cifar10-"), "3diebench")
+    runs = rows.drop_duplicates("run").set_index("run")[[*kind, "dataset"]]
     p = runs["condition"].str.extract(r"mask_prob=([\d.]+)", expand=False).astype(float)
     runs = runs.assign(
         sections=[(section,) for section in runs["section"]], mask_probability=p,
         auxiliary_weight=(runs["condition"] != "without-aux").astype(float),
     )  # fmt: skip
-    return Results(rows.assign(dataset="3diebench"), runs)
+    return Results(rows, runs)
 
 
 def constant(results: Results) -> Results:
@@ -176,9 +194,20 @@ def _methods(rows: pd.DataFrame) -> list[pd.DataFrame]:
     ]
 
 
+def _augmentations(rows: pd.DataFrame, name: str) -> list[pd.DataFrame]:
+    """ContextSSL's embedding of one pair of augmentations in each context, and all methods at the representation."""
+    r2 = _per_component(select(rows, probe="paper"))
+    embedded = select(r2, method="contextssl", space="embedding")
+    represented = pd.concat([select(r2, target="relative"), select(rows, metric="top1")])
+    return [
+        _named(embedded, name, ["target", *CURVE]),
+        _named(select(represented, space="representation"), name, ["method", "metric"]),
+    ]
+
+
 def _drop(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Representation minus embedding with the longest context."""
-    lost = changes(rows)
+    lost = changes(rows).reset_index(drop=True)  # of no rows, pandas leaves `run` in the index, too
     lost = lost[lost["context_length"] == lost.groupby("run")["context_length"].transform("max")]
     lost = lost.assign(value=-lost["value"], floor=0.0)
     lost = pd.concat([_per_component(select(lost, target="relative")), select(lost, metric="top1")])
