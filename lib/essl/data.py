@@ -83,35 +83,31 @@ class Part:
 
 #: Class -> the parts of its things, from back to front.
 THINGS: dict[str, Sequence[Part]] = {
-    "balloon": (
-        Part(1, 0.0, 0.3, 0.16, 0.2, 0.14), Part(1, -0.2, 0.62, 0.02, 0.02, 0.22), Part(1, 0.2, 0.62, 0.02, 0.02, 0.22),
-        Part(0, 0.0, 1.25, 0.55, 0.55, 0.55, round=True),
+    "goblet": (
+        Part(1, 0.0, 0.06, 0.4, 0.3, 0.07), Part(1, 0.0, 0.45, 0.09, 0.09, 0.4), Part(0, 0.0, 1.1, 0.2, 0.6, 0.35),
+    ),
+    "mushroom": (Part(1, 0.0, 0.4, 0.16, 0.11, 0.42), Part(0, 0.0, 1.1, 0.6, 0.2, 0.35)),
+    "house": (
+        Part(0, 0.0, 0.4, 0.55, 0.55, 0.4), Part(1, 0.0, 1.1, 0.8, 0.1, 0.35), Part(2, 0.2, 0.22, 0.13, 0.13, 0.22),
     ),
     "boat": (
-        Part(1, 0.0, 0.95, 0.04, 0.04, 0.6), Part(2, 0.35, 1.0, 0.3, 0.0, 0.5), Part(0, 0.0, 0.25, 0.5, 0.85, 0.22),
+        Part(0, 0.0, 0.35, 0.3, 0.8, 0.35), Part(1, 0.0, 1.05, 0.5, 0.5, 0.36), Part(2, 0.2, 1.1, 0.13, 0.13, 0.13, True),
     ),
-    "car": (
-        Part(1, -0.05, 0.75, 0.55, 0.32, 0.2), Part(0, 0.0, 0.4, 0.9, 0.9, 0.2),
-        Part(2, -0.5, 0.17, 0.19, 0.19, 0.19, round=True), Part(2, 0.5, 0.17, 0.19, 0.19, 0.19, round=True),
+    "tree": (Part(1, 0.0, 0.35, 0.12, 0.09, 0.37), Part(0, 0.0, 1.05, 0.55, 0.55, 0.45, round=True)),
+    "lamp": (
+        Part(1, 0.0, 1.15, 0.06, 0.06, 0.4), Part(0, 0.0, 0.45, 0.55, 0.55, 0.45, round=True),
+        Part(2, 0.0, 0.9, 0.2, 0.12, 0.1),
     ),
     "fir": (
-        Part(1, 0.0, 0.15, 0.1, 0.1, 0.17), Part(0, 0.0, 0.6, 0.6, 0.15, 0.33), Part(0, 0.0, 1.2, 0.45, 0.0, 0.4),
+        Part(1, 0.0, 0.15, 0.11, 0.11, 0.17), Part(0, 0.0, 0.6, 0.6, 0.2, 0.32), Part(0, 0.0, 1.15, 0.45, 0.0, 0.38),
     ),
-    "goblet": (
-        Part(1, 0.0, 0.06, 0.4, 0.3, 0.07), Part(1, 0.0, 0.45, 0.08, 0.08, 0.4), Part(0, 0.0, 1.1, 0.2, 0.55, 0.35),
-    ),
-    "house": (
-        Part(0, 0.0, 0.45, 0.65, 0.65, 0.45), Part(1, 0.0, 1.2, 0.85, 0.0, 0.35), Part(2, 0.25, 0.25, 0.14, 0.14, 0.25),
-    ),
-    "mushroom": (Part(1, 0.0, 0.35, 0.2, 0.14, 0.37), Part(0, 0.0, 0.95, 0.65, 0.2, 0.28)),
+    "carrot": (Part(1, 0.0, 1.35, 0.1, 0.35, 0.2), Part(0, 0.0, 0.6, 0.0, 0.55, 0.6)),
     "table": (
-        Part(1, -0.65, 0.4, 0.09, 0.09, 0.4), Part(1, 0.65, 0.4, 0.09, 0.09, 0.4), Part(0, 0.0, 0.85, 0.85, 0.85, 0.1),
+        Part(1, -0.6, 0.5, 0.1, 0.1, 0.5), Part(1, 0.6, 0.5, 0.1, 0.1, 0.5), Part(0, 0.0, 1.1, 0.8, 0.8, 0.13),
     ),
-    "tower": (
-        Part(0, 0.0, 0.75, 0.36, 0.26, 0.75), Part(1, 0.0, 1.62, 0.4, 0.4, 0.13),
-        Part(2, 0.0, 1.2, 0.1, 0.1, 0.1, round=True),
+    "trough": (
+        Part(1, -0.7, 0.7, 0.1, 0.1, 0.5), Part(1, 0.7, 0.7, 0.1, 0.1, 0.5), Part(0, 0.0, 0.13, 0.7, 0.8, 0.13),
     ),
-    "tree": (Part(1, 0.0, 0.4, 0.12, 0.09, 0.4), Part(0, 0.0, 1.15, 0.6, 0.6, 0.5, round=True)),
 }  # fmt: skip
 
 
@@ -167,19 +163,13 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     label = labels[:, None, None]
     any_hue = (0, 1)
 
-    horizon = uniform(-9, 2)
-    sky = color((0.57 + normal(0.12)) % 1, (0.05, 0.6), (0.6, 1))
-    image = sky * ((1 + 0.012 * (y - 8)) * (1 + 0.06 * texture(15, 60)))[..., None]
+    image = color(uniform(*any_hue), (0.1, 0.7), (0.25, 0.9)) * (1 + 0.15 * texture(20, 80) + 0.1 * texture(4, 20))[..., None]
     for _ in range(2):
-        peak = uniform(3, 9) - np.abs(x - uniform(-20, 20)) * uniform(0.2, 0.8)
-        paint((0.5 + horizon + peak - y).clip(0, 1), color(uniform(*any_hue), (0.1, 0.5), (0.3, 0.8)))
-    ground = color(often(0.1 + 0.08 * (label % 5) + normal(0.04), uniform(*any_hue)) % 1, (0.2, 0.7), (0.2, 0.7))
-    paint((0.5 + horizon - y).clip(0, 1), ground * (1 + 0.09 * texture(4, 20, stretch=2))[..., None])
-    stone = uniform(1.5, 4)
-    paint(ellipse(uniform(-16, 16), horizon - uniform(0, 6) + stone / 2, stone, stone * uniform(0.5, 1)),
-          color(uniform(*any_hue), (0.1, 0.8), (0.2, 0.9)))  # fmt: skip
+        spot = uniform(1.5, 5)
+        paint(ellipse(uniform(-16, 16), uniform(-16, 16), spot, spot * uniform(0.6, 1.5)),
+              color(uniform(*any_hue), (0.1, 0.8), (0.2, 0.9)))  # fmt: skip
 
-    unit, middle, foot = uniform(10, 14.5), uniform(-4, 4), uniform(-13, -8)
+    unit, middle, foot = uniform(11, 15), uniform(-4, 4), uniform(-14, -6)
     width = unit * uniform(0.85, 1.15) * np.where(generator.random((count, 1, 1)) < 0.5, -1, 1)  # or its mirror image
     height = unit * uniform(0.85, 1.15)
     own = often(label / len(THINGS) + normal(0.05), uniform(*any_hue)) % 1
@@ -191,7 +181,6 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     upright, lying = np.cos(rate * x + phase), np.cos(rate * y + phase)
     stripes = 0.16 * np.select([kind == 1, kind == 2, kind == 3], [upright, lying, upright * lying], 0)
 
-    paint(0.45 * ellipse(middle, foot, 0.8 * unit, 0.15 * unit), np.float32(0))  # the shadow
     most = max(map(len, THINGS.values()))
     absent = Part(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     table = np.array([[astuple(part) for part in (*parts, *[absent] * (most - len(parts)))]

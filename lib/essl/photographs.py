@@ -25,6 +25,7 @@ def changed(images: Path) -> dict:
     essl = params["essl"]
     own = dict(essl["photographs"])
     essl["diagnosis"].update({key: own.pop(key) for key in ("controls", "seeds", "steps")})
+    essl["recipe"]["batch"] = own.pop("batch")
     essl.update(own, name="cifar10-jpeg", root=str(images.resolve()))
     return params
 

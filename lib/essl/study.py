@@ -96,11 +96,15 @@ def cost(case: Case, essl: Essl) -> float:
 
 
 def recipe(case: Case, seed: int, essl: Essl) -> dict:
-    """All settings that the weights of a training depend on."""
+    """All settings that the weights of a training depend on.  Raises ValueError if its method has no lambda."""
     unread = {"checkpoint_every", "sensitivity_weights"}
     unread |= set() if case.sensitive else {"classifier", "copies", "third_area", "third_size"}
     unread |= set() if case.invariant else {"probability"}
-    weight = {"sensitivity_weight": essl.recipe.sensitivity_weights[case.method]} if case.sensitive else {}
+    weights, weight = essl.recipe.sensitivity_weights, {}
+    if case.sensitive:
+        if case.method not in weights:
+            raise ValueError(f"essl.recipe.sensitivity_weights has no {case.method}; write its lambda there.")
+        weight = {"sensitivity_weight": weights[case.method]}
     return {
         "essl": VERSION, "seed": seed, "case": case.model_dump(mode="json", exclude={"name", "study", "role", "seeds"}),
         "recipe": essl.recipe.model_dump(mode="json", exclude=unread), **weight,

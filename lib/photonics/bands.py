@@ -37,7 +37,7 @@ def epsilon_matrix(permittivity: np.ndarray, waves: np.ndarray) -> np.ndarray:
     """
     if not (np.isfinite(permittivity).all() and (permittivity > 0).all()):
         raise ValueError(
-            f"A permittivity is {np.nanmin(permittivity):g}; give positive numbers, for plane waves have no bands in metals."
+            f"A permittivity is {np.min(permittivity):g}; it must be a positive number, as of a dielectric."
         )
     size, most = permittivity.shape[-1], 2 * np.abs(waves).max()
     orders = np.arange(-most, most + 1)
@@ -74,7 +74,8 @@ def half_zone(points: int) -> np.ndarray:
     """
     if points < 2 or points % 2:
         raise ValueError(
-            f"A k-grid of {points} has Gamma among its points, where the lowest band has no velocity; take an even number."
+            f"A k-grid of {points} has Gamma among its points, where the lowest band has no velocity; "
+            "take an even number."
         )
     each = (np.arange(points) + 0.5) / points - 0.5
     return np.stack(np.meshgrid(each[points // 2 :], each, indexing="ij"), -1).reshape(-1, 2)
@@ -85,8 +86,8 @@ def bands_on_grid(
 ) -> Bands:
     """Bands in the half zone on a grid of cells * subcells points along each axis, solved only at the centers of cells.
 
-    Inside a cell they follow by k.p theory: the lowest `expansion` Bloch waves u_i of its center span the others. With d
-    from the center, |k + G|^2 grows by 2 d (k + G) + d^2, hence a matrix of order `expansion` for every point,
+    Inside a cell they follow by k.p theory: the lowest `expansion` Bloch waves u_i of its center span the others. At d
+    from the center, |k + G|^2 is larger by 2 d (k + G) + d^2, hence a matrix of order `expansion` for every point,
 
         omega_i^2 delta_ij + 2 d P_ij + d^2 S_ij,    P_ij = u_i* (k + G) u_j,  S_ij = u_i* u_j.
 

@@ -1,8 +1,8 @@
 """Crystals of two materials on a square cell, as images of permittivity.
 
-An image (..., n, n) holds the relative permittivity of n x n square pixels; x runs along the axis before the last, y along
-the last, and the lattice constant a is 1. Both families are made here, since the published sets and one of their
-generators are not public:
+An image (..., n, n) holds the relative permittivity of n x n square pixels; x runs along the axis before the last, y
+along the last, and the lattice constant a is 1. Both families are made here, after what is known of the published ones,
+whose generators are not all public:
 
 - ``blob``: one star-shaped blob in the center of the cell. That it is centered lets an eye see a shift by half a cell.
 - ``pm``: where a Fourier sum with |n| <= 1, averaged over the mirror x -> -x, is high: plane group pm. The axis is the
@@ -41,15 +41,15 @@ def _pm(size: int, rng: Generator) -> np.ndarray:
 FIELDS = {"blob": _blob, "pm": _pm}
 
 
-def crystals(family: str, split: str, numbers: Iterable[int], size: int, seed: int) -> np.ndarray:
-    """Permittivity (N, size, size) of the crystals with the given numbers; each depends on its own number alone.
+def crystals(family: str, split: str, numbers: Iterable[int], size: int, *seeds: int) -> np.ndarray:
+    """Permittivity (N, size, size) of the crystals with the given numbers; each is a function of its own number.
 
     Args:
-        family: a name of `FIELDS`. split: of `SPLITS`; those of different splits have nothing in common.
+        family: a name of `FIELDS`. split: of `SPLITS`; different splits, or seeds, have different crystals.
     """
     found = []
     for number in numbers:
-        rng = np.random.default_rng([seed, list(FIELDS).index(family), SPLITS.index(split), number])
+        rng = np.random.default_rng([*seeds, list(FIELDS).index(family), SPLITS.index(split), number])
         # Mirror images of a pixel differ by rounding errors, which would break the mirror at the threshold.
         field = FIELDS[family](size, rng).round(9)
         inside = field > np.quantile(field, 1 - rng.uniform(*FILL))

@@ -1,11 +1,10 @@
 """The density of states of a crystal, by the generalized Gilat-Raubenheimer method, and the labels made of it.
 
 A band is taken as linear in each small square cell of the Brillouin zone, omega + v (k - k_0). The states of a cell of
-side h then have the density of a sum of two uniform variables, of widths |v_x| h and |v_y| h: a trapezoid. (Liu, Johnson
-and Joannopoulos 2018 brought the method to photonic crystals; it needs the group velocities.)
+side h then have the density of a sum of two uniform variables, of widths |v_x| h and |v_y| h: a trapezoid.
 
-As published, frequencies are in units in which all crystals have the same mean permittivity, omega sqrt(<eps>): then all
-densities grow alike, as 2 pi omega, the empty lattice's.
+As published, frequencies are in units in which all crystals have the same mean permittivity, omega sqrt(<eps>): then
+all densities grow alike, as that of the empty lattice, 2 pi omega.
 """
 
 import numpy as np

@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from lib.method.losses import info_nce
 from lib.method.sampling import Draws
-from lib.photonics import crystals
+from lib.photonics.crystals import EPSILON, contrast
 from lib.photonics.dos import EMPTY, errors
 from lib.photonics.symmetries import INVARIANT, PREDICTED, any_symmetry, one_of
 
@@ -28,7 +30,7 @@ def network_input(permittivity: np.ndarray, scale: str) -> Tensor:
             given at frequencies in units of the mean permittivity.
     """
     if scale == "published":
-        low, high = crystals.EPSILON
+        low, high = EPSILON
         found = (permittivity - low) / (high - low)
     else:
         found = np.log(permittivity / permittivity.mean((-2, -1), keepdims=True))
@@ -36,7 +38,7 @@ def network_input(permittivity: np.ndarray, scale: str) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """f: images (N, n, n) to features (N, F); convolutions, each with batch norm and a maximum over squares, then layers.
+    """f: images (N, n, n) to features (N, F) by convolutions, each followed by a maximum over squares, and layers.
 
     Args:
         spec: the settings ``photonics.network``.
@@ -45,9 +47,10 @@ class Encoder(nn.Module):
     def __init__(self, spec) -> None:
         super().__init__()
         layers, before = [], 1
-        for channels, kernel, pool in zip(spec.channels, spec.kernels, spec.pools, strict=True):
-            layers += [nn.Conv2d(before, channels, kernel, padding="same", padding_mode=spec.padding, bias=False)]
-            layers += [nn.BatchNorm2d(channels), nn.MaxPool2d(pool), nn.ReLU()]
+        for channels, kernel, stride, pool in zip(spec.channels, spec.kernels, spec.strides, spec.pools):
+            padded = {"padding": kernel // 2, "padding_mode": spec.padding}
+            layers += [nn.Conv2d(before, channels, kernel, stride, bias=False, **padded), nn.BatchNorm2d(channels)]
+            layers += [nn.MaxPool2d(pool), nn.ReLU()]
             before = channels
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
         self.layers, self.width = perceptron((before, *spec.features)).append(nn.ReLU()), spec.features[-1]
@@ -72,6 +75,11 @@ def _seeded(build: Callable, *streams) -> nn.Module:
         return build()
 
 
+def new_encoder(spec, seed: int) -> Encoder:
+    """As a training of the seed begins. Args: spec: the settings ``photonics.network``."""
+    return _seeded(lambda: Encoder(spec), seed, 0)
+
+
 def pretrain(
     method: str, family: str, images: Tensor, spec, seed: int, report: Callable[[int], None] = lambda done: None
 ) -> tuple[Encoder, nn.Module, list[dict]]:
@@ -86,7 +94,7 @@ def pretrain(
     """
     of = spec.pretrain
     f, p1, p2 = (
-        _seeded(lambda: Encoder(spec.network), seed, 0),
+        new_encoder(spec.network, seed),
         _seeded(lambda: perceptron((spec.network.features[-1], *of.projector), norm=True), seed, 1),
         _seeded(lambda: perceptron((spec.network.features[-1], *of.classifier, 4), norm=True), seed, 2),
     )
@@ -98,7 +106,7 @@ def pretrain(
     for step in range(of.steps):
         draws = Draws(seed, step)
         batch = images[torch.randint(len(images), (of.batch,), generator=draws("crystals"))]
-        views = [INVARIANT[family](batch, draws(f"view {i}")) for i in range(3)]
+        views = [INVARIANT[family](batch, draws(f"view {i}")) for i in range(3 if method == "e-simclr" else 2)]
         if method == "simclr-all":
             views = [one_of(PREDICTED[family](view), draws(f"moved {i}")) for i, view in enumerate(views)]
         shown = torch.cat([*views[:2], *(PREDICTED[family](views[2]) if method == "e-simclr" else ())])
@@ -106,7 +114,8 @@ def pretrain(
         z1, z2 = p1(features[: 2 * of.batch]).chunk(2)
         told = {"contrast": info_nce(z1[None], z2[None], of.temperature)}
         if method == "e-simclr":
-            told["predicted"] = F.cross_entropy(p2(features[2 * of.batch :]), torch.arange(4).repeat_interleave(of.batch))
+            g = torch.arange(4).repeat_interleave(of.batch)
+            told["predicted"] = F.cross_entropy(p2(features[2 * of.batch :]), g)
         optimizer.zero_grad()
         (told["contrast"] + of.sensitivity_weight * told.get("predicted", 0)).backward()
         optimizer.step()
@@ -137,7 +146,6 @@ class Found(NamedTuple):
     selected: np.ndarray
     last: np.ndarray
     least: np.ndarray
-    step: int
 
 
 def fine_tune(
@@ -152,7 +160,7 @@ def fine_tune(
     """
     of, network = spec.finetune, spec.network
     head = _seeded(lambda: perceptron((network.features[-1], *network.head, len(EMPTY))), seed, 3)
-    model = nn.Sequential(f or _seeded(lambda: Encoder(network), seed, 0), head)
+    model = nn.Sequential(f or new_encoder(network, seed), head)
     images = [network_input(part.permittivity, network.input) for part in splits]
     beyond = torch.from_numpy((splits[0].density - EMPTY).astype(np.float32))
     mean, deviation = beyond.mean(0), beyond.std()
@@ -180,60 +188,62 @@ def fine_tune(
         optimizer.step()
         schedule.step()
         if (step + 1) % max(1, of.steps // 20) == 0:
-            seen.append((evaluated(1).mean(), evaluated(2), step + 1))
+            seen.append((evaluated(1).mean(), evaluated(2)))
             report(step + 1)
-    best = min(seen, key=lambda row: row[0])
-    return Found(best[1], seen[-1][1], min((row[1] for row in seen), key=np.mean), best[2])
+    return _selected(seen)
+
+
+def _selected(seen: Sequence[tuple[float, np.ndarray]]) -> Found:
+    """Of candidates, each with its mean error in validation and its errors of test crystals."""
+    return Found(min(seen, key=lambda of: of[0])[1], seen[-1][1], min((test for _, test in seen), key=np.mean))
 
 
 # ---- Without a network
 
 
 def materials(permittivity: np.ndarray) -> np.ndarray:
-    """Of crystals (N, n, n) what a label depends on but for the shape: log of the contrast, and the fill of the higher eps."""
-    high, low = permittivity.max((1, 2)), permittivity.min((1, 2))
-    fill = (permittivity == high[:, None, None]).mean((1, 2))
-    return np.stack([np.log(high / low), fill], 1)
+    """Of crystals (N, n, n) what a label depends on but for the shape: log of the contrast, fill of the higher eps."""
+    high = permittivity.max((1, 2), keepdims=True)
+    return np.stack([np.log(contrast(permittivity)), (permittivity == high).mean((1, 2))], 1)
 
 
-def spectrum(permittivity: np.ndarray, most: int = 4) -> np.ndarray:
+def spectrum(permittivity: np.ndarray, most: int) -> np.ndarray:
     """Moduli of the Fourier coefficients of eps / <eps> with |n| <= most, sorted among those that symmetries exchange.
 
-    Translations do not change them at all, flips and quarter turns exchange up to eight; of +n and -n, alike, one counts.
+    Translations do not change them, flips and quarter turns exchange up to eight; of +n and -n, alike, one counts.
     """
     relative = permittivity / permittivity.mean((1, 2), keepdims=True)
     moduli = np.abs(np.fft.fft2(relative)) / permittivity[0].size
-    pairs = [(p, q) for p in range(most + 1) for q in range(p, most + 1) if q]
-    return np.concatenate([
-        np.sort(np.stack([moduli[:, p, q], moduli[:, q, p], moduli[:, p, -q], moduli[:, q, -p]], 1)) for p, q in pairs
-    ], 1)  # fmt: skip
+    orders = [(p, q) for p in range(most + 1) for q in range(p, most + 1) if q]
+    alike = [np.stack([moduli[:, p, q], moduli[:, q, p], moduli[:, p, -q], moduli[:, q, -p]], 1) for p, q in orders]
+    return np.concatenate([np.sort(of) for of in alike], 1)
 
 
-def kernel_ridge(features: Sequence[np.ndarray], splits: Sequence[Labeled], spec) -> Found:
+@torch.no_grad()
+def frozen(f: Encoder, permittivity: np.ndarray, spec) -> np.ndarray:
+    """Features (N, F) of an encoder as it is. Args: spec: the settings ``photonics.network``."""
+    images = network_input(permittivity, spec.input)
+    return torch.cat([f.eval()(batch) for batch in images.split(500)]).double().numpy()
+
+
+def kernel_ridge(choices: Sequence[Callable], splits: Sequence[Labeled], spec) -> Found:
     """Ridge regression with a Gaussian kernel of standardized features.
 
     Args:
-        features: (N, D) of training, validation and test, whose labels are in `splits`.
-        spec: the settings ``photonics.ridge``; validation selects the length scale and the penalty.
+        choices: functions from permittivity (N, n, n) to features (N, D). splits: training, validation, test.
+        spec: the settings ``photonics.ridge``; validation selects features, length scale and penalty.
     """
-    mean, deviation = features[0].mean(0), features[0].std(0) + 1e-6
-    train, *rest = ((of - mean) / deviation for of in features)
-    center = splits[0].density.mean(0)
-
-    def kernel(of: np.ndarray, scale: float) -> np.ndarray:
-        squares = ((of**2).sum(1)[:, None] + (train**2).sum(1) - 2 * of @ train.T).clip(min=0)
-        return np.exp(-squares / (2 * scale**2 * train.shape[1]))
-
-    seen = []
-    for scale in spec.length_scales:
-        values, vectors = np.linalg.eigh(kernel(train, scale))
-        moved = [kernel(of, scale) @ vectors for of in rest]
-        coordinates = vectors.T @ (splits[0].density - center)
-        for penalty in spec.penalties:
-            weights = coordinates / (values.clip(min=0) + penalty)[:, None]
-            validation, test = (
-                errors(of @ weights + center, part.density) for of, part in zip(moved, splits[1:])
-            )
-            seen.append((validation.mean(), test))
-    best = min(seen, key=lambda row: row[0])
-    return Found(best[1], best[1], min((row[1] for row in seen), key=np.mean), 0)
+    center, seen = splits[0].density.mean(0), []
+    for choice in choices:
+        found = [choice(part.permittivity) for part in splits]
+        train, *rest = ((of - found[0].mean(0)) / (found[0].std(0) + 1e-6) for of in found)
+        for scale in spec.length_scales:
+            # Length scales are in units of a typical distance, which grows as the root of the dimension.
+            kernel, *others = (np.exp(-cdist(of, train, "sqeuclidean") / (2 * scale**2 * train.shape[1])) for of in
+                               (train, *rest))  # fmt: skip
+            for penalty in spec.penalties:
+                regularized = kernel + penalty * np.eye(len(train))
+                weights = scipy.linalg.solve(regularized, splits[0].density - center, assume_a="pos")
+                tests = [errors(of @ weights + center, part.density) for of, part in zip(others, splits[1:])]
+                seen.append((tests[0].mean(), tests[1]))
+    return _selected(seen)

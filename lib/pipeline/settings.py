@@ -23,7 +23,16 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -267,9 +276,16 @@ class EsslRecipe(Section):
     checkpoint_every: Count
 
 
+class _Changes(Section):
+    @model_serializer(mode="wrap")
+    def _what_is_written(self, serialize: Callable[[Any], dict]) -> dict:
+        """A notebook is given plain dicts, and a key that is not written must not come back as an empty one."""
+        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
+
+
 #: An entry of `essl.imagenet`: any keys of the recipe; what is not written is the recipe's own.
 EsslChanges = create_model(
-    "EsslChanges", __base__=Section, **{name: (rule, None) for name, rule in get_annotations(EsslRecipe).items()}
+    "EsslChanges", __base__=_Changes, **{name: (rule, None) for name, rule in get_annotations(EsslRecipe).items()}
 )
 
 
@@ -278,6 +294,9 @@ class EsslDiagnosis(Section):
     controls: Annotated[tuple[Transformation, ...], Once]
     seeds: Seeds
     steps: Count
+
+
+Controlled = _must(lambda of: {*of.controls} <= {*of.transformations}, "its controls must be of its transformations")
 
 
 class EsslMethods(Section):
@@ -299,22 +318,31 @@ class EsslPhotographs(Section):
     validation_images: Count
     test_images: Count
     controls: Annotated[tuple[Transformation, ...], Once]
+    batch: Annotated[Whole, Field(ge=2)]
     seeds: Seeds
     steps: Count
 
 
+class Bridge(Section):
+    runs: Annotated[tuple[Name, ...], Once, NotEmpty]
+    seeds: Seeds
+    steps: Count
+    weight: NotNegative
+
+
 class Essl(Section):
-    name: Literal["patterns", "cifar10", "cifar10-jpeg"]
+    name: Literal["scenes", "cifar10", "cifar10-jpeg"]
     root: str
     train_images: Count
     validation_images: Count
     test_images: Count
     data_seed: Natural
     recipe: EsslRecipe
-    diagnosis: EsslDiagnosis
+    diagnosis: Annotated[EsslDiagnosis, Controlled]
     methods: EsslMethods
     evaluate: EsslEvaluate
     photographs: EsslPhotographs
+    bridge: Bridge
     imagenet: dict[Invariant, EsslChanges]
 
     def on_imagenet(self, method: str) -> EsslRecipe:

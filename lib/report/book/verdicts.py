@@ -37,8 +37,8 @@ def read(params: Params) -> pd.DataFrame:
 
     Returns:
         ``page``: name of the notebook that shows it. ``claim``, ``whose`` (paper, ours), ``data``, ``profile``.
-        ``verdict``: as decided. ``word``: one of `SIGNS`, with which it begins. ``facts``: n, estimate and interval, as text.
-        ``because``. ``shows``: whether the paper's own numbers show it (yes, no, not printed). ``paper``: where.
+        ``verdict``: as decided. ``word``: one of `SIGNS`, with which it begins. ``facts``: n, estimate and interval, as
+        text. ``because``. ``shows``: whether the paper's own numbers show it (yes, no, not printed). ``paper``: where.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -150,7 +150,8 @@ constant model; notebooks about other data decide their own. Every verdict leads
 
 def _glance(lines: pd.DataFrame, titles: Mapping[str, str]) -> str:
     """Questions and data × profiles, a sign for each claim of the paper; the last row counts."""
-    of_paper = lines[lines["whose"] == "paper"].assign(data=lines["data"].str.partition(", ")[0])
+    of_paper = lines[lines["whose"] == "paper"]
+    of_paper = of_paper.assign(data=of_paper["data"].str.replace(r", \w+ latents$", "", regex=True))
     profiles = list(of_paper["profile"].unique())
     rows = [["The paper's claims", "on", *profiles]]
     for (page_name, data), of in of_paper.groupby(["page", "data"], sort=False):
@@ -167,11 +168,10 @@ def _reasons(lines: pd.DataFrame) -> str:
     """A list: which claim, on which data, what was found."""
     told = []
     for _, line in lines.iterrows():
-        found = _cell("; ".join(filter(None, [line["facts"], line["because"]])))
+        claim, found = _cell(line["claim"]), _cell("; ".join(filter(None, [line["facts"], line["because"]])))
         also = " The paper's own numbers do not show it either." * (line["shows"] == "no")
-        told.append(
-            f"- {_link(line, line['verdict'])} {_cell(line['claim'])} *{line['data']}, {line['profile']}*: {found}.{also}"
-        )
+        on = f"(*{line['data']}, {line['profile']}*)"
+        told.append(f"- {_link(line, line['verdict'])} {claim} {on}: {found}.{also}")
     return "\n".join(told)
 
 

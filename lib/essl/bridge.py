@@ -1,0 +1,150 @@
+"""The bridge between the two papers: E-SSL's choice, made beforehand, on the views, groups and encoder of ContextSSL.
+
+    L = NT-Xent(x1, x2) + lambda * sum_G CE(p_G(f(x3)), bin of x3's latents of G)
+
+x1, x2 and x3 are three views of one object. The first term is invariant to whatever changes between views: to both
+groups of the data. The sum is over the groups G that were chosen to be sensitive to: none, one or both. As in E-SSL,
+what is predicted is a class, so latents are cut into bins; other than there, a view shows one known transformation of
+its object and not all of them, since a render cannot be turned afterwards.
+
+Trainings go through the pipeline's own loop and evaluations, so that rows stand beside those of `build/evaluations`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.data.views import Views
+from lib.evaluation import evaluate
+from lib.method.baselines import SimCLR
+from lib.method.methods import METHODS, Method
+from lib.method.models import mlp
+from lib.method.sampling import Batch, Draws
+from lib.pipeline import settings, store
+from lib.pipeline import study as pipeline
+from lib.pipeline.settings import Bridge, Params, Run
+
+#: Raised when a training computes other weights.
+VERSION = 1
+NAME = "e-simclr"
+
+
+class Bins(nn.Module):
+    """Latents to classes: each is cut at its median, or at its quartiles where a group has no more than two.
+
+    So classes of a group are nearly equally likely: 16 of rotation (4 numbers), color (2) and crop (4), 4 of blur (1).
+
+    Args:
+        latents: (N, A) of the training views, of one group.
+    """
+
+    def __init__(self, latents: Tensor) -> None:
+        super().__init__()
+        self.each = 2 if latents.shape[1] > 2 else 4
+        shares = torch.arange(1, self.each) / self.each
+        self.register_buffer("edges", latents.quantile(shares.to(latents), dim=0).T.contiguous())  # (A, each - 1)
+        self.count = self.each ** latents.shape[1]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, A) to (N,) int64, below `count`."""
+        digits = (latents[..., None] > self.edges).sum(-1)
+        return digits @ self.each ** torch.arange(digits.shape[1], device=digits.device)
+
+
+class ESimCLR(SimCLR):
+    """SimCLR with a classifier p_G for each group of the run."""
+
+    def __init__(self, run: Run, views: Views) -> None:
+        super().__init__(run.model, views.images.shape[1])
+        rows = (views.objects("train")[:, None] * views.views + torch.arange(views.views)).flatten()
+        seen, width = views.targets[rows], run.model.projector_dim
+        self.bins = nn.ModuleDict({of: Bins(seen[:, views.groups[of]]) for of in run.groups})
+        self.p = nn.ModuleDict(
+            {of: mlp(run.model.feature_dim, width, width, bins.count) for of, bins in self.bins.items()}
+        )
+
+
+def step(model: ESimCLR, run: Run, views: Views, batch: Batch, draws: Draws, progress: float) -> dict[str, Tensor]:
+    """The objective of a batch with three views of each object: ``loss``, ``invariance`` and a part for each group.
+
+    lambda is the run's ``auxiliary_weight``, that of predicted latents.
+    """
+    seen = batch.images if run.groups else batch.images[:, :2]
+    z1, z2, *third = model.encoder(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).unbind(1)
+    invariance = model.losses(z1, z2, None, run)["loss"]
+    parts = {
+        of: F.cross_entropy(p(third[0]), model.bins[of](batch.targets[:, 2, views.groups[of]]))
+        for of, p in model.p.items()
+    }
+    loss = invariance + run.pretrain.auxiliary_weight * sum(parts.values())
+    return {"loss": loss, "invariance": invariance, **parts}
+
+
+# No run of params.yaml has this method: what it is sensitive to is not told by a context.
+METHODS[NAME] = Method(VERSION, ("model", "pretrain"), ESimCLR, step)
+
+
+def runs(params: Params, spec: Bridge) -> list[Run]:
+    """E-SimCLR beside each of the runs named: invariant to both of its groups, or sensitive to one or to both.
+
+    Everything else is as that run has it, but for the number of steps, and that each object has a third view.
+    """
+    found = []
+    for base in spec.runs:
+        changes = {"steps": spec.steps, "seeds": spec.seeds, "views_per_object": 3, "auxiliary_weight": spec.weight}
+        like = params.run(
+            base, **changes, representation_tasks=("individual", "classes"), embedding_tasks=(), probes=("paper",),
+            retrieval_objects=0,
+        )  # fmt: skip
+        first, second = settings.DATASETS[like.dataset][1]
+        for groups in ((), (first,), (second,), (first, second)):
+            name = f"e-{like.dataset}-{'-'.join(groups) or 'invariant'}"
+            found.append(like.model_copy(update={"name": name, "method": NAME, "groups": groups, "study": "bridge"}))
+    return found
+
+
+def rows_of(runs: Sequence[Run], views: Mapping[str, Views]) -> pd.DataFrame:
+    """Train and evaluate what the store has not.
+
+    Args:
+        views: dataset -> its views.
+
+    Returns:
+        The rows of `lib.evaluation.evaluate.evaluate_run`, and ``dataset``, ``groups`` (those sensitive to) and
+        ``images`` (encoded in the training).
+    """
+    device = settings.load().device
+    tasks = [(run, seed, views[run.dataset]) for run in runs for seed in run.seeds]
+    told = [
+        pipeline.training_dependencies(*task, device.devices)
+        | evaluate.DEPENDENCIES
+        | {"run": task[0].model_dump(mode="json", include={"name", "evaluate"})}
+        for task in tasks
+    ]
+    entries = pipeline.compute(
+        "evaluations", tasks, told, partial(_work, device=device), costs=[pipeline.cost(run) for run, *_ in tasks],
+        units=[run.pretrain.steps + 1 for run, *_ in tasks], unit="step", device=device,
+    )  # fmt: skip
+    frames = [
+        pd.read_csv(entry / "rows.csv").assign(dataset=run.dataset, groups=" and ".join(run.groups), images=run.images)
+        for (run, *_), entry in zip(tasks, entries)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _work(
+    run: Run, seed: int, views: Views, name: str, dependencies: Mapping, report: Callable[[float], None], *, device
+) -> None:
+    """One task, in a process of its own: the training and the rows, as far as the store has them not."""
+    if store.find("evaluations", name):
+        return  # made by another process meanwhile
+    torch.set_num_threads(1)
+    weights = pipeline.training(run, seed, views, device, report) / "model.safetensors"
+    model = pipeline.load_model(weights, run, views).to(pipeline.place(device))
+    rows = evaluate.evaluate_run(model, views, run, seed)
+    store.add("evaluations", name, dependencies, lambda folder: rows.to_csv(folder / "rows.csv", index=False))
+    report(run.pretrain.steps + 1)

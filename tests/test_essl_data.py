@@ -1,0 +1,91 @@
+"""The images of E-SSL: scenes are what their docstring says, and folders that cannot be used get one sentence."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.essl import data
+from lib.pipeline import settings
+
+ESSL = settings.load("profiles/ci.yaml").essl
+COUNTS = {"train": 40, "validation": 10, "test": 20}
+
+
+def spec(**changes):
+    return ESSL.model_copy(update={f"{split}_images": count for split, count in COUNTS.items()} | changes)
+
+
+def folder(root, classes=("cat", "dog"), sizes=(32, 32), splits=("train", "test"), count=20):
+    """<split>/<class>/<number>.png, of gray that tells the split; the sizes in turn."""
+    for split in splits:
+        for of in classes:
+            (root / split / of).mkdir(parents=True)
+            for number in range(count):
+                size = sizes[number % len(sizes)]
+                Image.new("RGB", (size, size), (100 if split == "train" else 200,) * 3).save(
+                    root / split / of / f"{number:02d}.png"
+                )
+    return spec(name="cifar10-jpeg", root=str(root))
+
+
+def test_scenes_follow_from_their_seed_and_no_image_is_in_two_splits():
+    images, again, other = (data.load(spec(name="scenes", data_seed=seed)) for seed in (0, 0, 1))
+    assert images.images.dtype == np.uint8 and images.images.shape == (70, 32, 32, 3)
+    assert {split: (images.split == split).sum() for split in COUNTS} == COUNTS
+    assert np.array_equal(images.images, again.images) and not np.array_equal(images.images, other.images)
+    assert len(np.unique(images.images.reshape(70, -1), axis=0)) == 70
+    assert "not photographs" in images.title and len(images.classes) == 10
+    for split in COUNTS:  # all classes, equally often
+        assert np.ptp(np.bincount(images.labels[images.split == split], minlength=10)) == 0
+
+
+def test_a_scene_has_an_upside_but_no_left():
+    """Means over 2,000 scenes, whose standard errors are below one gray level of 255."""
+    images = data.draw(np.arange(2000) % 10, 3).mean(axis=(0, 3))
+    assert images[:8].mean() > images[-8:].mean() + 30
+    assert np.abs(images - images[:, ::-1]).max() < 8 < np.abs(images - images[::-1]).max()
+
+
+def test_a_class_is_told_by_shape_and_only_partly_by_color():
+    """Things of one class cover the same places: a boat is wide at the bottom of its hull's height, a tower tall."""
+    scenes = {of: data.draw(np.full(500, list(data.THINGS).index(of)), 4).astype(float) for of in ("table", "tower")}
+    edges = {of: np.abs(np.diff(x.mean(-1), axis=2)).mean(0) for of, x in scenes.items()}  # upright ones
+    assert edges["tower"][6:20, 10:22].mean() > 1.2 * edges["table"][6:20, 10:22].mean()
+    hue = scenes["tower"][:, 12:20, 14:18].mean((1, 2))
+    assert hue.std(0).min() > 20  # towers have many colors
+
+
+def test_photographs_of_a_folder_are_those_of_their_split(tmp_path):
+    images = data.load(folder(tmp_path))
+    gray = images.images[:, 0, 0, 0]
+    # A tenth of the forty training images is for validation.
+    assert {split: (images.split == split).sum() for split in COUNTS} == {"train": 36, "validation": 4, "test": 20}
+    assert (gray[images.split == "test"] == 200).all() and (gray[images.split != "test"] == 100).all()
+    assert images.classes == ("cat", "dog") and images.title == "CIFAR-10 (JPEG-recompressed)"
+
+
+def refused(of, match, error=ValueError):
+    with pytest.raises(error, match=match) as caught:
+        data.load(of)
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith((".", "train and test.")) and "augment." not in text
+
+
+def test_a_class_that_is_not_in_all_splits_is_refused(tmp_path):
+    of = folder(tmp_path)
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "wolf")
+    refused(of, "no images of the class dog in test .*; add test/dog, or remove the class from all splits")
+
+
+def test_images_of_several_sizes_are_refused(tmp_path):
+    refused(folder(tmp_path, sizes=(32, 32, 16)), r"is 16 x 16 px, but square images of one size, here 32 x 32,")
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    refused(folder(tmp_path, sizes=(16,)), "are 16 x 16 px, but 32 x 32 are expected; resize them")
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path):
+    of = spec(name="cifar10-jpeg", root=str(tmp_path))
+    refused(of, "has no images in test/<class>/; essl.root must be a folder", FileNotFoundError)
+    refused(of.model_copy(update={"root": str(tmp_path / "none")}), "does not exist; essl.root", FileNotFoundError)
