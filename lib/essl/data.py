@@ -1,17 +1,18 @@
 """The images of E-SSL: photographs of CIFAR-10, or scenes that are drawn here and need no download.
 
-A scene is a stand-in for a photograph. One thing of ten classes stands on the ground under a sky, with hills, a stone,
-texture, light from above and noise. What makes it like a photograph for this chapter is built in, and so no discovery:
+A scene is a stand-in for a photograph: one thing of ten classes before a backdrop with texture and spots, in light from
+above, with noise. What makes it like a photograph for this chapter is built in, and so no discovery:
 
-- things are upright, and some look like others upside down (a goblet and a mushroom, a boat's hull and a roof);
+- things are upright, and each of the five pairs of classes (goblet and mushroom, house and boat, ...) looks much like
+  the other one upside down, so that the way up tells the class; a backdrop does not tell the way up;
 - every scene is as likely as its mirror image, so that a horizontal flip loses nothing;
-- colors tell something of the class, but not all: a thing has its class's hue half of the time, the ground too;
-- the sky is brighter than the ground and the upper side of a thing than its lower one;
+- color tells a class half of the time: then a thing has the hue of its class;
+- the upper side of a thing is brighter than its lower one, which an inversion of colors turns around;
 - most things have the fine stripes of their class, which a blur removes.
 
-So scenes can show in seconds how the chapter works, and whether a sign follows from these properties. They cannot show
+So scenes can show in seconds how the chapter works, and whether a sign follows from such properties. They cannot show
 that photographs have them, how large an effect is on photographs, or anything that hangs on natural textures, on
-backgrounds that go with a class, or on the many poses of one class.
+backgrounds that go with a class, or on the many shapes and poses of one class.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,8 @@ THINGS: dict[str, Sequence[Part]] = {
         Part(0, 0.0, 0.4, 0.55, 0.55, 0.4), Part(1, 0.0, 1.1, 0.8, 0.1, 0.35), Part(2, 0.2, 0.22, 0.13, 0.13, 0.22),
     ),
     "boat": (
-        Part(0, 0.0, 0.35, 0.3, 0.8, 0.35), Part(1, 0.0, 1.05, 0.5, 0.5, 0.36), Part(2, 0.2, 1.1, 0.13, 0.13, 0.13, True),
+        Part(0, 0.0, 0.35, 0.3, 0.8, 0.35), Part(1, 0.0, 1.05, 0.5, 0.5, 0.36),
+        Part(2, 0.2, 1.1, 0.13, 0.13, 0.13, round=True),
     ),
     "tree": (Part(1, 0.0, 0.35, 0.12, 0.09, 0.37), Part(0, 0.0, 1.05, 0.55, 0.55, 0.45, round=True)),
     "lamp": (
@@ -163,7 +165,8 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     label = labels[:, None, None]
     any_hue = (0, 1)
 
-    image = color(uniform(*any_hue), (0.1, 0.7), (0.25, 0.9)) * (1 + 0.15 * texture(20, 80) + 0.1 * texture(4, 20))[..., None]
+    rough = 1 + 0.15 * texture(20, 80) + 0.1 * texture(4, 20)
+    image = color(uniform(*any_hue), (0.1, 0.7), (0.25, 0.9)) * rough[..., None]
     for _ in range(2):
         spot = uniform(1.5, 5)
         paint(ellipse(uniform(-16, 16), uniform(-16, 16), spot, spot * uniform(0.6, 1.5)),

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import process_time
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
-from lib.photonics import dos, learn
+from lib.photonics import learn
 from lib.photonics.crystals import contrast, crystals
+from lib.photonics.dos import EMPTY, errors, labels
 from lib.photonics.learn import Found, Labeled
 from lib.pipeline import settings, store
 from lib.pipeline import study as pipeline
+from lib.pipeline.settings import Photonics, Section
 
 #: Raised when a label, a training or a row comes out otherwise.
 VERSION = 1
@@ -46,60 +47,95 @@ NAMES = {
 }  # fmt: skip
 #: Of the lower and higher contrast: half of all crystals are nearly empty lattices, and the others carry the error.
 CONTRASTS = {"below 2": (1, 2), "above 2": (2, np.inf), "all": (1, np.inf)}
+COLUMNS = ["contrast", "metric", "value", "floor", "crystals"]
 
 
-class Task(NamedTuple):
-    """Training crystals, 0 where no label is seen, of which a method learns in one seed."""
+class Case(Section):
+    """A method that learns from some labeled crystals of a family; with 0 labels, the pretraining itself."""
 
+    name: str
+    study: str = "photonics"
     family: str
     method: str
     labels: int
-    seed: int
+    seeds: tuple[int, ...]
+
+
+def cases(spec: Photonics) -> list[Case]:
+    """All of the chapter: the pretrainings of each family, then its methods with the fewest labels to the most."""
+    found, pretrainings = [], dict.fromkeys(METHODS[method][0] for method in spec.methods)
+    for family in spec.families:
+        common = {"family": family, "seeds": spec.seeds}
+        for of in (of for of in pretrainings if of not in ("", "random")):
+            found.append(Case(name=f"{family}-{of}-pretraining", method=of, labels=0, **common))
+        for n in spec.training_labels:
+            found += [Case(name=f"{family}-{of}-{n}", method=of, labels=n, **common) for of in spec.methods]
+    return found
+
+
+def cost(case: Case, spec: Photonics) -> float:
+    """Roughly how long a case takes, in images that a network sees."""
+    if case.labels == 0:
+        return spec.pretrain.steps * spec.pretrain.batch * (6 if case.method == "e-simclr" else 2)
+    trained = METHODS[case.method][1] in ("fine-tuned", "augmented")
+    return spec.finetune.steps * spec.finetune.batch if trained else case.labels
 
 
 # ---- What a result depends on
 
 
-def _labels_recipe(family: str, split: str, seeds: Sequence[int], first: int, count: int, spec) -> dict:
+def _labels_recipe(family: str, split: str, seeds: Sequence[int], first: int, count: int, spec: Photonics) -> dict:
     return {
         "photonics": VERSION, "labels": spec.labels.model_dump(mode="json"), "size": spec.size, "family": family,
         "split": split, "seeds": list(seeds), "first": first, "count": count,
     }  # fmt: skip
 
 
-def _pretraining_recipe(task: Task, spec) -> dict:
+def _pretraining_recipe(family: str, pretraining: str, seed: int, spec: Photonics) -> dict:
+    unread = set() if pretraining == "e-simclr" else {"classifier", "sensitivity_weight"}
     return {
-        "photonics": VERSION, "pretraining": METHODS[task.method][0], "family": task.family, "seed": task.seed,
-        "size": spec.size, "data_seed": spec.data_seed, "unlabeled": spec.unlabeled,
+        "photonics": VERSION, "pretraining": pretraining, "family": family, "seed": seed, "size": spec.size,
+        "data_seed": spec.data_seed, "unlabeled": spec.unlabeled, "tested": spec.test_labels,
         "network": spec.network.model_dump(mode="json", exclude={"head"}),
-        "pretrain": spec.pretrain.model_dump(mode="json"),
+        "pretrain": spec.pretrain.model_dump(mode="json", exclude=unread),
     }  # fmt: skip
 
 
-def recipe(task: Task, spec) -> dict:
-    """All settings that a task's rows depend on."""
-    pretraining, use = METHODS[task.method]
+def recipe_of_rows(case: Case, seed: int, spec: Photonics) -> dict:
+    """All settings that the rows of a case and seed depend on."""
+    if case.labels == 0:
+        return _pretraining_recipe(case.family, case.method, seed, spec)
+    pretraining, use = METHODS[case.method]
     read = {"materials": ("ridge",), "spectrum": ("ridge",), "frozen": ("ridge", "network")}
     sections = read.get(use, ("network", "finetune"))
     return {
-        **(_pretraining_recipe(task, spec) if pretraining else {"family": task.family, "seed": task.seed}),
-        "rows": VERSION, "use": use, "n": task.labels, "validation": spec.validation_labels, "test": spec.test_labels,
-        "of": _labels_recipe(task.family, "train", (spec.data_seed, task.seed), 0, task.labels, spec),
+        "photonics": VERSION, "use": use, "weights": pretraining, "validation": spec.validation_labels,
+        "test": spec.test_labels,
+        "of": _labels_recipe(case.family, "train", (spec.data_seed, seed), 0, case.labels, spec),
         **{name: getattr(spec, name).model_dump(mode="json") for name in sections},
+        "after": _pretraining_recipe(case.family, pretraining, seed, spec) if _is_trained(pretraining) else None,
     }  # fmt: skip
+
+
+def _is_trained(pretraining: str) -> bool:
+    return pretraining not in ("", "random")
 
 
 # ---- Computing
 
 
-def labeled(family: str, split: str, count: int, seeds: Sequence[int], spec) -> Labeled:
-    """Crystals 0 to count - 1 of a split with their labels, which are computed if the store has them not."""
+def labeled(family: str, split: str, count: int, seeds: Sequence[int], spec: Photonics) -> Labeled:
+    """Crystals 0 to count - 1 of a split with their labels, which are computed if the store has them not.
+
+    Args:
+        seeds: of `lib.photonics.crystals.crystals`.
+    """
     parts = [(first, min(CHUNK, count - first)) for first in range(0, count, CHUNK)]
     tasks = [(family, split, seeds, first, size) for first, size in parts]
-    device = settings.load().device
+    device, sizes = settings.load().device, [size for _, size in parts]
     entries = pipeline.compute(
         "densities", tasks, [_labels_recipe(*task, spec) for task in tasks], partial(_label, spec=spec),
-        costs=[size for _, size in parts], units=[size for _, size in parts], unit="crystal", device=device,
+        costs=sizes, units=sizes, unit="crystal", device=device,
     )  # fmt: skip
     permittivity = crystals(family, split, range(count), spec.size, *seeds)
     return Labeled(permittivity, np.concatenate([np.load(entry / "density.npy") for entry in entries]))
@@ -107,103 +143,92 @@ def labeled(family: str, split: str, count: int, seeds: Sequence[int], spec) -> 
 
 def _label(
     family: str, split: str, seeds: Sequence[int], first: int, count: int, name: str, dependencies: Mapping,
-    report: Callable[[float], None], *, spec,
+    report: Callable[[float], None], *, spec: Photonics,
 ) -> None:  # fmt: skip
     if store.find("densities", name):
         return  # made by another process meanwhile
-    found = dos.labels(crystals(family, split, range(first, first + count), spec.size, *seeds), spec.labels)
+    found = labels(crystals(family, split, range(first, first + count), spec.size, *seeds), spec.labels)
     store.add("densities", name, dependencies, lambda folder: np.save(folder / "density.npy", found))
     report(count)
 
 
-def rows_of(spec) -> pd.DataFrame:
+def rows_of(spec: Photonics) -> pd.DataFrame:
     """Label, pretrain and train what the store has not.
 
-    Args:
-        spec: the settings ``photonics``.
-
     Returns:
-        Tidy rows: family, method, labels, seed, contrast, metric, value, floor (the empty lattice), crystals (tested).
-        Errors in percent: ``error`` as validation selects, ``error_last`` after the last step, ``error_least`` the
-        least of the test crystals themselves, which is what was published. With 0 labels, of a pretraining:
-        ``pretext``, of unseen crystals the percentage whose transformation is told, and ``seconds`` of a processor.
+        Tidy rows: run, study, family, method, labels, seed, contrast, metric, value, floor (the empty lattice) and
+        crystals (tested). Errors in percent: ``error`` as validation selects, ``error_last`` after the last step,
+        ``error_least`` the least of the test crystals themselves, which is what was published. With 0 labels, of a
+        pretraining: ``seconds`` of a processor, and for E-SimCLR ``pretext``, the percentage of the test crystals whose
+        transformation is told.
     """
-    device = settings.load().device
-    test = {of: labeled(of, "test", spec.test_labels, (spec.data_seed,), spec) for of in spec.families}
-    selecting = {of: labeled(of, "validation", spec.validation_labels, (spec.data_seed,), spec) for of in spec.families}
-    most = max(spec.training_labels)
-    training = {
-        (of, seed): labeled(of, "train", most, (spec.data_seed, seed), spec)
-        for of in spec.families
-        for seed in spec.seeds
-    }
-    tasks = [
-        Task(family, method, labels, seed)
-        for seed in spec.seeds
-        for family in spec.families
-        for method in spec.methods
-        for labels in spec.training_labels
-    ]
-    once = {store.key(_pretraining_recipe(task, spec)): task for task in tasks if METHODS[task.method][0]}
-    once = [(task._replace(labels=0),) for task in once.values()]
-    pretrained = pipeline.compute(
-        "trainings", once, [_pretraining_recipe(task, spec) for (task,) in once], partial(_pretrain, spec=spec),
-        costs=[1 + 2 * (METHODS[task.method][0] == "e-simclr") for (task,) in once],
-        units=[spec.pretrain.steps] * len(once), unit="step", device=device,
-    )  # fmt: skip
-    entries = pipeline.compute(
-        "evaluations",
-        [(of, (training[of.family, of.seed], selecting[of.family], test[of.family])) for of in tasks],
-        [recipe(task, spec) for task in tasks], partial(_learn, spec=spec), costs=[task.labels for task in tasks],
-        units=[spec.finetune.steps] * len(tasks), unit="step", device=device,
-    )  # fmt: skip
-    frames = [
-        pd.read_csv(entry / "rows.csv").assign(**task._asdict())
-        for task, entry in [*zip((task for (task,) in once), pretrained), *zip(tasks, entries)]
-    ]
-    columns = [*Task._fields, "contrast", "metric", "value", "floor", "crystals"]
-    rows = pd.concat(frames, ignore_index=True)[columns]
-    return rows.assign(method=rows["method"].where(rows["labels"] > 0, rows["method"].map(lambda of: METHODS[of][0])))
+    every, most = cases(spec), max(spec.training_labels)
+    splits = {}
+    for family in spec.families:
+        common = [
+            labeled(family, split, count, (spec.data_seed,), spec)
+            for split, count in (("validation", spec.validation_labels), ("test", spec.test_labels))
+        ]
+        for seed in spec.seeds:
+            splits[family, seed] = labeled(family, "train", most, (spec.data_seed, seed), spec), *common
+    alone = [(case, seed) for case in every if case.labels == 0 for seed in spec.seeds]
+    after = [(case, seed, splits[case.family, seed]) for case in every if case.labels for seed in spec.seeds]
+    frames = []
+    for kind, tasks, work, steps in (
+        ("trainings", alone, _pretrain, spec.pretrain.steps), ("evaluations", after, _learn, spec.finetune.steps),
+    ):  # fmt: skip
+        entries = pipeline.compute(
+            kind, tasks, [recipe_of_rows(case, seed, spec) for case, seed, *_ in tasks], partial(work, spec=spec),
+            costs=[cost(case, spec) for case, *_ in tasks], units=[steps] * len(tasks), unit="step",
+            device=settings.load().device,
+        )  # fmt: skip
+        for (case, seed, *_), entry in zip(tasks, entries):
+            own = case.model_dump(include={"study", "family", "method", "labels"})
+            frames.append(pd.read_csv(entry / "rows.csv").assign(run=case.name, seed=seed, **own))
+    columns = ["run", "study", "family", "method", "labels", "seed", *COLUMNS]
+    return pd.concat(frames, ignore_index=True)[columns]
 
 
-def _pretrain(task: Task, name: str, dependencies: Mapping, report: Callable[[float], None], *, spec) -> None:
+def _pretrain(
+    case: Case, seed: int, name: str, dependencies: Mapping, report: Callable[[float], None], *, spec: Photonics
+) -> None:  # fmt: skip
     if store.find("trainings", name):
         return
     torch.set_num_threads(1)
-    begin, pretraining = process_time(), METHODS[task.method][0]
-    unlabeled = crystals(task.family, "unlabeled", range(spec.unlabeled), spec.size, spec.data_seed, task.seed)
-    images = learn.network_input(unlabeled, spec.network.input)
-    f, p2, history = learn.pretrain(pretraining, task.family, images, spec, task.seed, report)
-    rows = [("seconds", process_time() - begin, np.nan, spec.unlabeled)]
-    if pretraining == "e-simclr":
-        unseen = crystals(task.family, "test", range(spec.test_labels), spec.size, spec.data_seed)
-        accuracy = learn.pretext_accuracy(f, p2, task.family, learn.network_input(unseen, spec.network.input))
-        rows.append(("pretext", accuracy, 25.0, spec.test_labels))
+    begin, scale = process_time(), spec.network.input
+    unlabeled = crystals(case.family, "unlabeled", range(spec.unlabeled), spec.size, spec.data_seed, seed)
+    images = learn.network_input(unlabeled, scale)
+    f, p2, history = learn.pretrain(case.method, case.family, images, spec, seed, report)
+    rows = [("all", "seconds", process_time() - begin, None, spec.unlabeled)]
+    if case.method == "e-simclr":
+        unseen = crystals(case.family, "test", range(spec.test_labels), spec.size, spec.data_seed)
+        accuracy = learn.pretext_accuracy(f, p2, case.family, learn.network_input(unseen, scale))
+        rows.append(("all", "pretext", accuracy, 25.0, spec.test_labels))
 
     def write(folder: Path) -> None:
         save_file({key: value.contiguous() for key, value in f.state_dict().items()}, folder / "encoder.safetensors")
         pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
-        frame = pd.DataFrame(rows, columns=["metric", "value", "floor", "crystals"])
-        frame.assign(contrast="all").to_csv(folder / "rows.csv", index=False)
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "rows.csv", index=False)
 
     store.add("trainings", name, dependencies, write)
 
 
 def _learn(
-    task: Task, splits: Sequence[Labeled], name: str, dependencies: Mapping, report: Callable[[float], None], *, spec
+    case: Case, seed: int, splits: Sequence[Labeled], name: str, dependencies: Mapping,
+    report: Callable[[float], None], *, spec: Photonics,
 ) -> None:  # fmt: skip
     if store.find("evaluations", name):
         return
     torch.set_num_threads(1)
     train, selecting, test = splits
-    splits = Labeled(train.permittivity[: task.labels], train.density[: task.labels]), selecting, test
-    pretraining, use = METHODS[task.method]
-    f = learn.new_encoder(spec.network, task.seed)
-    if pretraining not in ("", "random"):
-        entry = store.find("trainings", store.key(_pretraining_recipe(task, spec)))
+    splits = Labeled(train.permittivity[: case.labels], train.density[: case.labels]), selecting, test
+    pretraining, use = METHODS[case.method]
+    f = learn.new_encoder(spec.network, seed)
+    if _is_trained(pretraining):
+        entry = store.find("trainings", store.key(_pretraining_recipe(case.family, pretraining, seed, spec)))
         f.load_state_dict(load_file(entry / "encoder.safetensors"))
     if use in ("fine-tuned", "augmented"):
-        found = learn.fine_tune(f, use == "augmented", splits, spec, task.seed, report)
+        found = learn.fine_tune(f, use == "augmented", splits, spec, seed, report)
     else:
         spectra = [partial(learn.spectrum, most=most) for most in spec.ridge.orders]
         choices = {
@@ -217,13 +242,13 @@ def _learn(
 
 
 def errors_by_contrast(found: Found, test: Labeled) -> pd.DataFrame:
-    """Rows of contrast, metric, value, floor and crystals of the errors of test crystals."""
-    contrasts, empty, rows = contrast(test.permittivity), dos.errors(dos.EMPTY[None], test.density), []
+    """Means over the test crystals of each contrast, in the columns `COLUMNS`."""
+    contrasts, empty, rows = contrast(test.permittivity), errors(EMPTY[None], test.density), []
     for name, (low, high) in CONTRASTS.items():
         inside = (contrasts >= low) & (contrasts < high)
-        for metric, errors in zip(("error", "error_last", "error_least"), found):
-            rows.append((name, metric, errors[inside].mean(), empty[inside].mean(), inside.sum()))
-    return pd.DataFrame(rows, columns=["contrast", "metric", "value", "floor", "crystals"])
+        for metric, of in zip(("error", "error_last", "error_least"), found):
+            rows.append((name, metric, of[inside].mean(), empty[inside].mean(), inside.sum()))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 # ---- Verdicts

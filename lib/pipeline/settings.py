@@ -90,6 +90,10 @@ Invariant = Literal["simclr", "byol", "barlow-twins", "vicreg", "simsiam"]
 Transformation = Literal[
     "horizontal-flip", "grayscale", "rotation", "vertical-flip", "jigsaw", "blur", "inversion"
 ]  # fmt: skip
+Learner = Literal[
+    "ridge-materials", "ridge", "scratch", "augmented", "simclr", "e-simclr", "simclr-all", "simclr-augmented",
+    "e-simclr-augmented", "random-frozen", "simclr-frozen", "e-simclr-frozen", "simclr-all-frozen",
+]  # fmt: skip
 Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "robustness", "adult", "mimic"]
 
 
@@ -350,6 +354,77 @@ class Essl(Section):
         return self.recipe.model_copy(update=self.imagenet[method].model_dump(exclude_unset=True))
 
 
+class PhotonicsLabels(Section):
+    waves: Count
+    cells: Annotated[Whole, Field(ge=2), Even]
+    subcells: Count
+    expansion: Count
+    bands: Count
+    smoothing: Positive
+
+
+class PhotonicsNetwork(Section):
+    input: Literal["relative", "published"]
+    channels: Annotated[tuple[Count, ...], NotEmpty]
+    kernels: tuple[Annotated[Count, _must(lambda kernel: kernel % 2, "it must be odd")], ...]
+    strides: tuple[Count, ...]
+    pools: tuple[Count, ...]
+    padding: Literal["circular", "zeros"]
+    features: Annotated[tuple[Count, ...], NotEmpty]
+    head: tuple[Count, ...]
+
+
+class PhotonicsPretrain(Section):
+    steps: Count
+    batch: Annotated[Whole, Field(ge=2)]
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: Positive
+    temperature: Positive
+    sensitivity_weight: NotNegative
+    projector: Annotated[tuple[Count, ...], NotEmpty]
+    classifier: tuple[Count, ...]
+
+
+class PhotonicsFinetune(Section):
+    steps: Count
+    batch: Annotated[Whole, Field(ge=2)]
+    learning_rate: Positive
+    weight_decay: NotNegative
+
+
+class PhotonicsRidge(Section):
+    orders: Annotated[tuple[Count, ...], Once, NotEmpty]
+    length_scales: Annotated[tuple[Positive, ...], Once, NotEmpty]
+    penalties: Annotated[tuple[Positive, ...], Once, NotEmpty]
+
+
+def _expands(of: PhotonicsLabels) -> bool:
+    return of.bands <= of.expansion <= (2 * of.waves + 1) ** 2
+
+
+def _is_a_network(of: PhotonicsNetwork) -> bool:
+    return len(of.channels) == len(of.kernels) == len(of.strides) == len(of.pools)
+
+
+class Photonics(Section):
+    families: Annotated[tuple[Literal["blob", "pm"], ...], Once, NotEmpty]
+    size: Annotated[Whole, Field(ge=8), Even]
+    data_seed: Natural
+    labels: Annotated[PhotonicsLabels, _must(_expands, "it must have bands <= expansion <= (2 waves + 1)²")]
+    validation_labels: Annotated[Whole, Field(ge=2)]
+    test_labels: Annotated[Whole, Field(ge=10)]
+    unlabeled: Count
+    training_labels: Annotated[tuple[Annotated[Whole, Field(ge=10)], ...], Once, NotEmpty]
+    methods: Annotated[tuple[Learner, ...], Once, NotEmpty]
+    seeds: Seeds
+    network: Annotated[
+        PhotonicsNetwork, _must(_is_a_network, "it must have one kernel, stride and pool for each of its channels")
+    ]
+    pretrain: PhotonicsPretrain
+    finetune: PhotonicsFinetune
+    ridge: PhotonicsRidge
+
+
 class Mimic(Section):
     root: str
     patients: Annotated[Whole, Field(ge=200)]
@@ -431,6 +506,7 @@ class Params(Section):
     cifar: Cifar
     mimic: Mimic
     essl: Essl
+    photonics: Photonics
     studies: dict[Name, Literal["3diebench", "augmented"]]
     bases: dict[str, Changes]
     runs: dict[Name, Changes]
