@@ -371,7 +371,7 @@ def test_the_probe_is_selected_on_validation_images(monkeypatch):
         def predict(self, x):
             return np.full(len(x), self.known)
 
-    labels = {"train": np.array([0, 0, 0, 0, 1, 2]), "validation": np.array([0, 1, 1]), "test": np.array([2, 2])}
+    labels = {"train": np.array([0, 0, 0, 2, 2, 1]), "validation": np.array([0, 1, 1]), "test": np.array([2, 2])}
     of = {split: torch.randn(len(y), 4, generator=generator()) for split, y in labels.items()}
     monkeypatch.setattr(evaluation, "LogisticRegression", Knows)
     found = evaluation.linear(of, labels, (1, 2, 3))

@@ -12,13 +12,14 @@ Trainings go through the pipeline's own loop and evaluations, so that rows stand
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.data.views import Views
+from lib.data.views import Views, load_views
 from lib.evaluation import evaluate
 from lib.method.baselines import SimCLR
 from lib.method.methods import METHODS, Method
@@ -27,6 +28,7 @@ from lib.method.sampling import Batch, Draws
 from lib.pipeline import settings, store
 from lib.pipeline import study as pipeline
 from lib.pipeline.settings import Bridge, Params, Run
+from lib.report import results
 
 #: Raised when a training computes other weights.
 VERSION = 1
@@ -107,6 +109,15 @@ def runs(params: Params, spec: Bridge) -> list[Run]:
     return found
 
 
+def views_of(runs: Sequence[Run]) -> dict[str, Views]:
+    """The prepared views of each dataset of the runs, from build/data."""
+    found = {}
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        folder = Path("build/data") / settings.DATASETS[dataset][0]
+        found[dataset] = load_views(folder if (folder / "views.npz").exists() else folder / dataset)
+    return found
+
+
 def rows_of(runs: Sequence[Run], views: Mapping[str, Views]) -> pd.DataFrame:
     """Train and evaluate what the store has not.
 
@@ -148,3 +159,34 @@ def _work(
     rows = evaluate.evaluate_run(model, views, run, seed)
     store.add("evaluations", name, dependencies, lambda folder: rows.to_csv(folder / "rows.csv", index=False))
     report(run.pretrain.steps + 1)
+
+
+def side_by_side(chosen: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+    """What each choice leaves readable, and classes: dataset, way, choice, measure, seed, value, floor.
+
+    R² is that of individual latents, per component, by the paper's probe: of E-SSL at the feature, of ContextSSL at the
+    embedding without a context and after the longest ones. Where top-1 was read of ContextSSL's feature alone, it
+    stands at no context.
+
+    Args:
+        chosen: of `rows_of`. told: ContextSSL's rows of the same datasets, means over contexts.
+    """
+    before = results.select(chosen, space="representation")
+    groups = before["groups"].fillna("")
+    before = before.assign(way="E-SSL", choice=("sensitive to " + groups).where(groups != "", "invariant"))
+    embedded = results.select(told, space="embedding", environment=told["environment"].dropna().unique().tolist())
+    ends = {0, embedded["context_length"].max()}
+    embedded = embedded[embedded["context_length"].isin(ends) & (embedded["environment"] != "none")]
+    no_context = embedded["context_length"] == 0
+    after = embedded.assign(choice=("context of " + embedded["environment"]).mask(no_context, "no context"))
+    feature = results.select(told, space="representation", metric="top1")
+    feature = feature[~feature["dataset"].isin(results.select(embedded, metric="top1")["dataset"])]
+    rows = pd.concat([before, after.assign(way="ContextSSL"), feature.assign(way="ContextSSL", choice="no context")])
+    rows = results.headline(rows)
+    of_latents = rows["metric"].str.endswith(results.PER_COMPONENT) & (rows["target"] == "individual")
+    rows = rows[(of_latents & (rows["probe"] == "paper")) | ((rows["metric"] == "top1") & rows["variant"].isna())]
+    latent = rows["metric"].str.removeprefix("r2_").str.removesuffix(results.PER_COMPONENT)
+    rows = rows.assign(measure=("R² of " + latent).mask(rows["metric"] == "top1", "top-1, %"))
+    # Without a context all kinds have the same number.
+    columns = ["dataset", "way", "choice", "measure", "seed"]
+    return rows.drop_duplicates(columns)[[*columns, "value", "floor"]].reset_index(drop=True)

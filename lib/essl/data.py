@@ -184,6 +184,7 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     upright, lying = np.cos(rate * x + phase), np.cos(rate * y + phase)
     stripes = 0.16 * np.select([kind == 1, kind == 2, kind == 3], [upright, lying, upright * lying], 0)
 
+    paint(0.5 * ellipse(middle, foot, 0.8 * np.abs(width), 0.18 * unit), np.float32(0))  # the shadow
     most = max(map(len, THINGS.values()))
     absent = Part(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     table = np.array([[astuple(part) for part in (*parts, *[absent] * (most - len(parts)))]
@@ -197,7 +198,7 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         edge = below + higher * (above - below)
         straight = (0.5 + edge - np.abs(x - left)).clip(0, 1) * (0.5 + half - np.abs(y - up)).clip(0, 1)
         covered = np.where(is_round, ellipse(left, up, np.maximum(below, 0.5), half), straight) * there
-        light = 0.85 + 0.25 * higher + stripes * (which == 0)
+        light = 0.65 + 0.3 * ((y - foot) / height).clip(0, 1.6) + stripes * (which == 0)
         paint(covered, colors[which[:, 0, 0].astype(int), np.arange(count)] * light[..., None])
     image = image + generator.normal(0, 0.03, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8)

@@ -141,9 +141,9 @@ def rows_of(cases: Sequence[Case], images, essl: Essl) -> pd.DataFrame:
         Tidy rows: run, study, method, role, transformation, steps, seed and the columns of `evaluation.evaluate`;
         metric ``seconds``, of split train, is the processor's time of the training.
     """
-    device, seen = settings.load().device, {"images": digest(images)}
+    device, of_images = settings.load().device, {"images": digest(images)}
     tasks = [(case, seed, images) for case in cases for seed in case.seeds]
-    told = [recipe_of_rows(case, seed, essl) | seen for case, seed, _ in tasks]
+    told = [recipe_of_rows(case, seed, essl) | of_images for case, seed, _ in tasks]
     entries = pipeline.compute(
         "evaluations", tasks, told, partial(_work, essl=essl, device=device),
         costs=[cost(case, essl) for case, *_ in tasks],
@@ -168,12 +168,14 @@ def _work(
         return  # made by another process meanwhile
     torch.set_num_threads(1)
     place, spec = pipeline.place(device), essl.recipe
-    of = recipe(case, seed, essl) | {"images": dependencies["images"]}
+    seen = images.images[images.split == "train"]
+    of = recipe(case, seed, essl) | {"images": hashlib.sha256(seen).hexdigest()}
     training = store.key(of)
     if not store.find("trainings", training):
         checkpoint = store.checkpoint(training)
-        seen = torch.from_numpy(images.images[images.split == "train"])
-        model, history = train(case, seed, seen, spec, place=place, checkpoint=checkpoint, report=report)
+        model, history = train(
+            case, seed, torch.from_numpy(seen), spec, place=place, checkpoint=checkpoint, report=report
+        )
 
         def write(folder: Path) -> None:
             weights = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
@@ -187,7 +189,6 @@ def _work(
     model.load_state_dict(load_file(entry / "model.safetensors"))
     rows = evaluation.evaluate(model.to(place).eval(), images, case, spec, essl.evaluate)
     seconds = pd.read_csv(entry / "history.csv")["seconds"].iloc[-1]
-    seen = int((images.split == "train").sum())
-    rows.loc[len(rows)] = ("train", "seconds", seconds, 0.0, seen)
+    rows.loc[len(rows)] = ("train", "seconds", seconds, 0.0, len(seen))
     store.add("evaluations", name, dependencies, lambda folder: rows.to_csv(folder / "rows.csv", index=False))
     report(case.steps + 1)

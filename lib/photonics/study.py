@@ -31,20 +31,23 @@ CHUNK = 100
 #: Method -> its pretraining ("" for none, "random" for weights as drawn) and what is done with labels.
 METHODS = {
     "ridge-materials": ("", "materials"), "ridge": ("", "spectrum"), "scratch": ("", "fine-tuned"),
-    "augmented": ("", "augmented"), "simclr": ("simclr", "fine-tuned"), "e-simclr": ("e-simclr", "fine-tuned"),
-    "simclr-all": ("simclr-all", "fine-tuned"), "simclr-augmented": ("simclr", "augmented"),
+    "augmented": ("", "augmented"), "circular": ("", "circular"), "simclr": ("simclr", "fine-tuned"),
+    "e-simclr": ("e-simclr", "fine-tuned"), "simclr-all": ("simclr-all", "fine-tuned"),
+    "simclr-augmented": ("simclr", "augmented"),
     "e-simclr-augmented": ("e-simclr", "augmented"), "random-frozen": ("random", "frozen"),
     "simclr-frozen": ("simclr", "frozen"), "e-simclr-frozen": ("e-simclr", "frozen"),
     "simclr-all-frozen": ("simclr-all", "frozen"),
 }  # fmt: skip
 NAMES = {
     "ridge-materials": "kernel ridge: contrast, fill", "ridge": "kernel ridge: contrast, fill, spectrum",
-    "scratch": "network from scratch", "augmented": "scratch, augmented by symmetries", "simclr": "SimCLR, fine-tuned",
+    "scratch": "network from scratch", "augmented": "scratch, augmented by symmetries",
+    "circular": "the same on a torus (circular padding)", "simclr": "SimCLR, fine-tuned",
     "e-simclr": "E-SimCLR, fine-tuned", "simclr-all": "SimCLR invariant to all, fine-tuned",
     "simclr-augmented": "SimCLR, then augmented", "e-simclr-augmented": "E-SimCLR, then augmented",
     "random-frozen": "random weights, frozen", "simclr-frozen": "SimCLR, frozen", "e-simclr-frozen": "E-SimCLR, frozen",
     "simclr-all-frozen": "SimCLR invariant to all, frozen",
 }  # fmt: skip
+FINE_TUNED = ("fine-tuned", "augmented", "circular")
 #: Of the lower and higher contrast: half of all crystals are nearly empty lattices, and the others carry the error.
 CONTRASTS = {"below 2": (1, 2), "above 2": (2, np.inf), "all": (1, np.inf)}
 COLUMNS = ["contrast", "metric", "value", "floor", "crystals"]
@@ -77,7 +80,7 @@ def cost(case: Case, spec: Photonics) -> float:
     """Roughly how long a case takes, in images that a network sees."""
     if case.labels == 0:
         return spec.pretrain.steps * spec.pretrain.batch * (6 if case.method == "e-simclr" else 2)
-    trained = METHODS[case.method][1] in ("fine-tuned", "augmented")
+    trained = METHODS[case.method][1] in FINE_TUNED
     return spec.finetune.steps * spec.finetune.batch if trained else case.labels
 
 
@@ -223,12 +226,13 @@ def _learn(
     train, selecting, test = splits
     splits = Labeled(train.permittivity[: case.labels], train.density[: case.labels]), selecting, test
     pretraining, use = METHODS[case.method]
-    f = learn.new_encoder(spec.network, seed)
+    network = spec.network.model_copy(update={"padding": "circular"}) if use == "circular" else spec.network
+    f = learn.new_encoder(network, seed)
     if _is_trained(pretraining):
         entry = store.find("trainings", store.key(_pretraining_recipe(case.family, pretraining, seed, spec)))
         f.load_state_dict(load_file(entry / "encoder.safetensors"))
-    if use in ("fine-tuned", "augmented"):
-        found = learn.fine_tune(f, use == "augmented", splits, spec, seed, report)
+    if use in FINE_TUNED:
+        found = learn.fine_tune(f, use != "fine-tuned", splits, spec, seed, report)
     else:
         spectra = [partial(learn.spectrum, most=most) for most in spec.ridge.orders]
         choices = {
@@ -268,7 +272,7 @@ def verdicts(rows: pd.DataFrame, method: str, rivals: Sequence[str], at_least: f
     mean = table.groupby(["family", "seed"]).mean().assign(labels="mean of all").set_index("labels", append=True)
     table = pd.concat([table, mean.reorder_levels(table.index.names)])
     lines = []
-    for (family, labels), part in table.groupby(["family", "labels"], sort=False):
+    for (family, n_labels), part in table.groupby(["family", "labels"], sort=False):
         for rival in (of for of in rivals if of in part):
             difference = (part[method] - part[rival]).dropna()
             n, low, high = len(difference), -np.inf, np.inf
@@ -277,7 +281,7 @@ def verdicts(rows: pd.DataFrame, method: str, rivals: Sequence[str], at_least: f
                 low, high = difference.mean() - reach, difference.mean() + reach
             word = "better" if high < 0 else "worse" if low > 0 else f"not told apart at n = {n}"
             lines.append({
-                "family": family, "labels": labels, "method": method, "rival": rival,
+                "family": family, "labels": n_labels, "method": method, "rival": rival,
                 "difference": difference.mean(), "low": low, "high": high, "n": n, "verdict": word,
             })  # fmt: skip
     return pd.DataFrame(lines)

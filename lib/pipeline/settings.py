@@ -37,7 +37,7 @@ from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-PROFILES = ("ci", "laptop", "full", "paper")
+PROFILES = ("ci", "course", "laptop", "full", "paper")
 #: Dataset -> the folder of build/data that holds it (or the study with stages of its own), the groups of its actions.
 DATASETS = {
     "3diebench-mini": ("3diebench", ("rotation", "color")),
@@ -91,8 +91,8 @@ Transformation = Literal[
     "horizontal-flip", "grayscale", "rotation", "vertical-flip", "jigsaw", "blur", "inversion"
 ]  # fmt: skip
 Learner = Literal[
-    "ridge-materials", "ridge", "scratch", "augmented", "simclr", "e-simclr", "simclr-all", "simclr-augmented",
-    "e-simclr-augmented", "random-frozen", "simclr-frozen", "e-simclr-frozen", "simclr-all-frozen",
+    "ridge-materials", "ridge", "scratch", "augmented", "circular", "simclr", "e-simclr", "simclr-all",
+    "simclr-augmented", "e-simclr-augmented", "random-frozen", "simclr-frozen", "e-simclr-frozen", "simclr-all-frozen",
 ]  # fmt: skip
 Shown = Literal["main", "masking", "auxiliary", "labels", "single", "augmentations", "robustness", "adult", "mimic"]
 
