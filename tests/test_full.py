@@ -56,6 +56,7 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(full, "execute", lambda notebook: "")
     monkeypatch.setattr(full.essl, "cases", lambda essl: [])  # but in the test of them
+    monkeypatch.setattr(full.photonics, "cases", lambda photonics: [])
     monkeypatch.setattr(full, "_make_views", lambda params, dataset, folder: (folder / params.data.palette).touch())
     monkeypatch.setattr(full, "load_views", draw)
     monkeypatch.setattr(full, "evaluate_and_find_neighbors", evaluate)
@@ -207,8 +208,8 @@ def test_rows_of_essl_are_kept_as_its_notebooks_make_them(workspace, trained, mo
         tasks = [task for task in full.plan(settings.load(full.PROFILE)) if task.run.study == own]
         rows = [{"run": of.run.name, "seed": of.seed, "metric": "linear", "value": 1 / 3, "floor": 25} for of in tasks]
         if rows:
-            folder = full.WORKSPACE / "build/evaluations" / own
-            folder.mkdir(parents=True)
+            folder = full.WORKSPACE / "build/essl" / own
+            folder.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
         return ""
 

@@ -1,17 +1,19 @@
 """The images of E-SSL: photographs of CIFAR-10, or scenes that are drawn here and need no download.
 
-A scene is a stand-in for a photograph: one thing of ten classes before a backdrop with texture and spots, in light from
-above, with noise. What makes it like a photograph for this chapter is built in, and so no discovery:
+A scene is a stand-in for a photograph: one thing of ten classes before a backdrop with texture and spots, and noise.
+What makes it like a photograph for this chapter is built in, and so no discovery:
 
-- things are upright, and each of the five pairs of classes (goblet and mushroom, house and boat, ...) looks much like
-  the other one upside down, so that the way up tells the class; a backdrop does not tell the way up;
+- things are upright, and a class looks much like another one upside down (goblet and mushroom, table and trough, ...),
+  so that the way up tells the class; little else tells the way up, and the backdrop does not;
 - every scene is as likely as its mirror image, so that a horizontal flip loses nothing;
 - color tells a class half of the time: then a thing has the hue of its class;
-- the upper side of a thing is brighter than its lower one, which an inversion of colors turns around;
+- each part of a thing is brighter above than below, which an inversion of colors turns around;
 - most things have the fine stripes of their class, which a blur removes.
 
-So scenes can show in seconds how the chapter works, and whether a sign follows from such properties. They cannot show
-that photographs have them, how large an effect is on photographs, or anything that hangs on natural textures, on
+So scenes can show in seconds how the chapter works, and that being invariant to a rotation hurts where the way up tells
+the class. They can hardly show that being sensitive to it helps: things that look alike upside down make a quarter turn
+hard to tell, and a clear light or shadow, which would tell it, makes the invariance harmless. Nor can they show that
+photographs have these properties, how large an effect is on photographs, or anything that hangs on natural textures, on
 backgrounds that go with a class, or on the many shapes and poses of one class.
 """
 
@@ -184,7 +186,6 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     upright, lying = np.cos(rate * x + phase), np.cos(rate * y + phase)
     stripes = 0.16 * np.select([kind == 1, kind == 2, kind == 3], [upright, lying, upright * lying], 0)
 
-    paint(0.5 * ellipse(middle, foot, 0.8 * np.abs(width), 0.18 * unit), np.float32(0))  # the shadow
     most = max(map(len, THINGS.values()))
     absent = Part(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     table = np.array([[astuple(part) for part in (*parts, *[absent] * (most - len(parts)))]
@@ -198,7 +199,7 @@ def _draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         edge = below + higher * (above - below)
         straight = (0.5 + edge - np.abs(x - left)).clip(0, 1) * (0.5 + half - np.abs(y - up)).clip(0, 1)
         covered = np.where(is_round, ellipse(left, up, np.maximum(below, 0.5), half), straight) * there
-        light = 0.65 + 0.3 * ((y - foot) / height).clip(0, 1.6) + stripes * (which == 0)
+        light = 0.85 + 0.25 * higher + stripes * (which == 0)
         paint(covered, colors[which[:, 0, 0].astype(int), np.arange(count)] * light[..., None])
     image = image + generator.normal(0, 0.03, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8)

@@ -48,7 +48,7 @@ def main(folder: str) -> None:
     spec, start = settings.load().essl, time.monotonic()
     run.main(["41_diagnosis"])
     shutil.copytree("results/41_diagnosis", out, dirs_exist_ok=True)
-    shutil.copyfile("build/evaluations/essl-diagnosis/rows.csv", out / "rows.csv")
+    shutil.copyfile("build/essl/essl-diagnosis/rows.csv", out / "rows.csv")
     lines = [
         "# The run behind these tables", "", "    python -m lib essl-photographs <folder or archive of images>", "",
         f"At most {spec.train_images:,} training, {spec.validation_images:,} validation and {spec.test_images:,} test "

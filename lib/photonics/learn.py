@@ -246,4 +246,5 @@ def kernel_ridge(choices: Sequence[Callable], splits: Sequence[Labeled], spec) -
                 weights = scipy.linalg.solve(regularized, splits[0].density - center, assume_a="pos")
                 tests = [errors(of @ weights + center, part.density) for of, part in zip(others, splits[1:])]
                 seen.append((tests[0].mean(), tests[1]))
-    return _selected(seen)
+    found = _selected(seen)
+    return found._replace(last=found.selected)  # candidates have no order

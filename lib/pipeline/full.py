@@ -36,6 +36,7 @@ from lib.evaluation.evaluate import DEPENDENCIES, VERSION, evaluate_and_find_nei
 from lib.method.methods import METHODS
 from lib.miniature.dataset import render_miniature
 from lib.people import fairness
+from lib.photonics import study as photonics
 from lib.pipeline import run as notebooks
 from lib.pipeline import settings, store, study
 from lib.pipeline.benchmark import processor
@@ -47,7 +48,7 @@ OUT = Path("results/full")
 ROWS = OUT / "rows"
 #: Studies that their own notebook trains, evaluates and shows.
 BY_NOTEBOOK = dict(zip(PEOPLE, ("31_adult", "32_mimic"))) | {
-    "essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods",
+    "essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods", "photonics": "43_photonics",
 }  # fmt: skip
 SECTIONS = (
     "10_main_results", "11_masking", "12_auxiliary", "13_labels", "14_single", "15_representations",
@@ -62,7 +63,7 @@ class Task(NamedTuple):
     """One run, or one case of E-SSL, with one seed, and the params with which its data are made."""
 
     params: Params
-    run: Run | essl.Case
+    run: Run | essl.Case | photonics.Case
     seed: int
 
     @property
@@ -71,6 +72,8 @@ class Task(NamedTuple):
         params, run, seed = self
         if isinstance(run, essl.Case):
             return essl.recipe_of_rows(run, seed, params.essl)
+        if isinstance(run, photonics.Case):
+            return photonics.recipe_of_rows(run, seed, params.photonics)
         method, people = METHODS[run.method], run.study in PEOPLE
         read = {"groups", "dataset", "precision", "evaluate", *method.reads}
         return {
@@ -86,8 +89,11 @@ class Task(NamedTuple):
     @property
     def cost(self) -> float:
         """Roughly how long it takes, in any unit."""
-        of_essl = isinstance(self.run, essl.Case)
-        return essl.cost(self.run, self.params.essl) if of_essl else study.cost(self.run)
+        if isinstance(self.run, essl.Case):
+            return essl.cost(self.run, self.params.essl)
+        if isinstance(self.run, photonics.Case):
+            return photonics.cost(self.run, self.params.photonics)
+        return study.cost(self.run)
 
     @property
     def at(self) -> tuple[str, int]:
@@ -109,6 +115,7 @@ def plan(params: Params) -> list[Task]:
     """
     runs = [(params, run) for name in (*params.studies, *PEOPLE) for run in params.study(name)]
     runs += [(params, case) for case in essl.cases(params.essl)]
+    runs += [(params, case) for case in photonics.cases(params.photonics)]
     runs += [params.variation(name) for name in params.robustness]
     rounds = max(len(run.seeds) for _, run in runs)
     return [Task(own, run, run.seeds[i]) for i in range(rounds) for own, run in runs if i < len(run.seeds)]
@@ -289,7 +296,8 @@ def compute_by_notebook(tasks: Sequence[Task], done: dict[tuple[str, int], Done]
         if error := execute(notebook):
             wrong.append(error)
             continue
-        rows = finished_rows(WORKSPACE / "build/evaluations" / name / "rows.csv")
+        folder = "evaluations" if name in PEOPLE else "essl"
+        rows = finished_rows(WORKSPACE / "build" / folder / name / "rows.csv")
         for task in mine:
             of = rows[(rows["run"] == task.run.name) & (rows["seed"] == str(task.seed))]
             done[task.at] = Done(of, line(task, round((time() - begin) / len(mine)), 0))

@@ -171,6 +171,7 @@ def build() -> Path:
     )
     shutil.rmtree(BOOK, ignore_errors=True)
     sources = Sources(SCRATCH / "source", names)
+    sources.pages |= {file.as_posix() for file in course}
     sources.write("references.bib", (HERE / "references.bib").read_text(encoding="utf-8"))
     for name in names:
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
