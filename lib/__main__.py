@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     commands = found.add_subparsers(dest="command", required=True, metavar="command")
 
     use = commands.add_parser("use", help="make profiles/<profile>.yaml the params.yaml")
-    use.add_argument("profile", help="ci, laptop, full or paper")
+    use.add_argument("profile", help="ci, course, laptop, full or paper")
 
     commands.add_parser("plan", help="write build/plan/: the settings that each study's stages depend on")
 

@@ -55,7 +55,7 @@ def shape(value):
 def test_profiles_share_keys_and_types():
     varying = {"runs": True, "bases": True, "device": {"jobs"}}  # jobs: auto or a number
     shapes = [shape(loaded(name).model_dump(exclude=varying)) for name in PROFILES]
-    assert shapes[0] == shapes[1] == shapes[2] == shapes[3]
+    assert all(shape == shapes[0] for shape in shapes)
     assert [loaded(name).profile for name in PROFILES] == [*PROFILES]
 
 
