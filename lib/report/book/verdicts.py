@@ -49,10 +49,9 @@ def read(params: Params) -> pd.DataFrame:
         if folder != RESULTS and not (folder / COMPARE / "claims.csv").is_file():
             continue
         of = [_of_images(folder / COMPARE / "claims.csv", DATA[params.study("main")[0].dataset])]
-        for file in sorted(folder.glob("*/verdicts.csv")):
-            study = file.parent.name.partition("_")[2]
-            known = params.study(study) if study in settings.PEOPLE else []
-            of.append(_of_notebook(file, PEOPLE[known[0].dataset] if known else study))
+        for study in settings.PEOPLE:
+            for file in folder.glob(f"*_{study}/verdicts.csv"):
+                of.append(_of_notebook(file, PEOPLE[params.study(study)[0].dataset]))
         found.append(pd.concat(of).assign(profile=profile))
     lines = pd.concat(found, ignore_index=True)
     lines["word"] = [next(word for word in SIGNS if verdict.startswith(word)) for verdict in lines["verdict"]]
