@@ -78,9 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
 
         photographs.main(given.folder)
     elif given.command == "essl-photographs":
-        from lib.essl import photographs
+        from lib.pipeline import essl_photographs
 
-        photographs.main(given.folder)
+        essl_photographs.main(given.folder)
     elif given.command == "book":
         from lib.report import book
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from lib.essl import evaluation, methods, photographs, study, training, verdicts
+from lib.essl import evaluation, methods, study, training, verdicts
 from lib.essl.methods import METHODS
 from lib.essl.objective import ESSL
 from lib.essl.transformations import ORDERS, SETS, all_transformed, random_color, random_crop, sometimes, transform
-from lib.pipeline import settings, store
+from lib.pipeline import essl_photographs, settings, store
 
 ROOT = Path(__file__).parents[1]
 PARAMS = settings.load(ROOT / "profiles/ci.yaml")
@@ -464,7 +464,7 @@ def test_a_method_needs_its_lambda():
 def test_photographs_change_data_and_size_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     before = settings.load()
-    after = settings.from_dict(photographs.changed(Path("images.tar")))
+    after = settings.from_dict(essl_photographs.changed(Path("images.tar")))
     own = before.essl.photographs
     assert after.essl.name == "cifar10-jpeg" and after.essl.root.endswith("/images.tar")
     assert (after.essl.train_images, after.essl.recipe.batch) == (own.train_images, own.batch)

@@ -46,15 +46,15 @@ def changed(images: Path) -> dict:
     return params
 
 
-def prepare(params: dict) -> settings.Params:
-    """Make the workspace: links to what is the repository's, and a params.yaml of its own, which is returned."""
-    WORKSPACE.mkdir(parents=True, exist_ok=True)
+def prepare(params: dict, workspace: Path) -> settings.Params:
+    """Make a workspace: links to what is the repository's, and a params.yaml of its own, which is returned."""
+    workspace.mkdir(parents=True, exist_ok=True)
     for name in ("lib", "notebooks", "paper", "dvc.yaml", ".dvc"):
-        if not (WORKSPACE / name).exists():
-            (WORKSPACE / name).symlink_to(Path(name).resolve())
-    with open(WORKSPACE / "params.yaml", "w", encoding="utf-8") as file:
+        if not (workspace / name).exists():
+            (workspace / name).symlink_to(Path(name).resolve())
+    with open(workspace / "params.yaml", "w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(params, file)
-    return settings.load(WORKSPACE / "params.yaml")
+    return settings.load(workspace / "params.yaml")
 
 
 class Pixels(nn.Module):
@@ -107,7 +107,7 @@ def main(folder: str) -> None:
     if not Path(folder).exists():
         raise FileNotFoundError(f'"{folder}" does not exist; name a folder or an archive of images.')
     params = changed(Path(folder))
-    prepared = prepare(params)
+    prepared = prepare(params, WORKSPACE)
     counts = plotting.markdown(load_sources(prepared.augment).counts.reset_index(names="class"))
     print(counts)
     out, spent = Path("results", NAME).resolve(), {}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from lib.pipeline import run, settings
+from lib.pipeline import run
+from lib.pipeline.photographs import prepare
 
 WORKSPACE, OUT = Path("build/essl-photographs"), Path("results/essl-cifar10-jpeg")
 
@@ -37,15 +38,9 @@ def main(folder: str) -> None:
     """
     if not Path(folder).exists():
         raise FileNotFoundError(f'"{folder}" does not exist; name a folder or an archive of images.')
-    params, out = changed(Path(folder)), OUT.resolve()
-    WORKSPACE.mkdir(parents=True, exist_ok=True)
-    for name in ("lib", "notebooks", "paper", "dvc.yaml", ".dvc"):
-        if not (WORKSPACE / name).exists():
-            (WORKSPACE / name).symlink_to(Path(name).resolve())
+    params, out = prepare(changed(Path(folder)), WORKSPACE), OUT.resolve()
     os.chdir(WORKSPACE)
-    with open("params.yaml", "w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump(params, file)
-    spec, start = settings.load().essl, time.monotonic()
+    spec, start = params.essl, time.monotonic()
     run.main(["41_diagnosis"])
     shutil.copytree("results/41_diagnosis", out, dirs_exist_ok=True)
     shutil.copyfile("build/essl/essl-diagnosis/rows.csv", out / "rows.csv")
@@ -53,7 +48,7 @@ def main(folder: str) -> None:
         "# The run behind these tables", "", "    python -m lib essl-photographs <folder or archive of images>", "",
         f"At most {spec.train_images:,} training, {spec.validation_images:,} validation and {spec.test_images:,} test "
         f"images, seeds {', '.join(map(str, spec.diagnosis.seeds))}, {spec.diagnosis.steps} steps; profile "
-        f"{params['profile']}, {os.cpu_count()} cores; {(time.monotonic() - start) / 60:.0f} min, without what was in "
+        f"{params.profile}, {os.cpu_count()} cores; {(time.monotonic() - start) / 60:.0f} min, without what was in "
         "the store before. Settings: `params.yaml`, changed as its section `essl.photographs` says.",
     ]  # fmt: skip
     (out / "run.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
