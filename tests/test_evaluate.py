@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,9 @@ from lib.evaluation.evaluate import (
 )
 from lib.evaluation.probes import Split
 from lib.method.masking import pair_causal_mask
-from lib.method.methods import METHODS, build
+from lib.method.methods import build
 from lib.method.sampling import restrict
+from lib.pipeline.settings import Method
 
 ALL_PROBES = ("paper", "linear", "ridge", "strong")
 CPU = torch.device("cpu")
@@ -322,7 +324,7 @@ KEYS = [column for column in COLUMNS if column not in ("value", "floor")]
 def evaluated(views):
     """Method -> run, model and rows of an untrained model, each trained for what it can be trained for."""
     found = {}
-    for method in METHODS:
+    for method in get_args(Method):
         probes_ = ALL_PROBES if method == "contextssl" else ("paper",)
         kinds = ("none",) if method.endswith("-plus") else ("rotation", "color", "none")
         run = tiny.run(method, label_weight=1.0, probes=probes_, context_kinds=kinds)
@@ -344,7 +346,7 @@ def index(rows, *columns):
     return {tuple(cell for cell in row if not pd.isna(cell)) for row in rows[list(columns)].itertuples(index=False)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_every_number_has_one_row_and_a_value_that_can_be(evaluated, method, tmp_path):
     run, _, rows = evaluated[method]
     assert tuple(rows.columns) == COLUMNS and not rows.duplicated(KEYS).any()
@@ -360,7 +362,7 @@ def test_every_number_has_one_row_and_a_value_that_can_be(evaluated, method, tmp
     pd.testing.assert_frame_equal(again, rows, check_dtype=False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_rows_are_all_there(evaluated, method):
     """What the settings ask for, counted from them: no more and no less."""
     run, _, rows = evaluated[method]

@@ -1,12 +1,15 @@
 """Muon's directions are orthogonal, it takes hidden matrices alone, and AdamW the rest."""
 
+from typing import get_args
+
 import pytest
 import tiny
 import torch
 from torch import nn
 
-from lib.method.methods import METHODS, build
+from lib.method.methods import build
 from lib.method.optimizers import build_optimizer, hidden_matrices, one_cycle, orthogonalize
+from lib.pipeline.settings import Method
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 96), (3, 96, 24), (1, 32, 32)])
@@ -29,7 +32,7 @@ def test_the_iteration_is_that_of_the_wide_matrix():
     assert torch.allclose(orthogonalize(x), slow, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_muon_takes_hidden_matrices_and_adamw_every_other_parameter(method):
     run = tiny.run(method, optimizer="muon", weight_decay=0.0)
     model = build(run, tiny.views())

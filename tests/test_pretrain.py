@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from lightning_fabric import Fabric
 
 from lib.data.views import GROUPS
 from lib.method import sampling
-from lib.method.methods import METHODS, Step, build
+from lib.method.methods import Step, build
 from lib.method.pretrain import load_model, pretrain, save_model
 from lib.method.sampling import Draws, active_components, restrict, sample_batch, sample_groups, sample_pairs
+from lib.pipeline.settings import Method
 
 BOTH = ("rotation", "color")
 
@@ -108,7 +110,7 @@ def test_more_draws_of_one_stream_leave_the_others_alone(train, monkeypatch):
     assert [str(draw) for draw in first] == [str(draw) for draw in second] and len(first) == 6
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_the_loss_falls(train, method):
     _, history = train(tiny.run(method, steps=30, checkpoint_every=30))
     first, last = (sum(row["loss"] for row in rows) / 5 for rows in (history[:5], history[-5:]))

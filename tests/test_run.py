@@ -51,7 +51,7 @@ def folder(tmp_path):
     """A repository of one stage; `make(parameters, work)` writes its notebook."""
     shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     settings = (ROOT / "profiles/ci.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(re.sub(r"weight_decay: [\d.]+", "weight_decay: 5e-5", settings))
+    (tmp_path / "params.yaml").write_text(re.sub(r"weight_decay: [\d.e-]+", "weight_decay: 5e-5", settings))
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     (tmp_path / "notebooks").mkdir()
     return tmp_path
