@@ -248,8 +248,8 @@ def test_verdicts_are_written_and_none_is_given_to_a_constant(tmp_path):
     found = pd.read_csv(path)
     assert found["verdict"].tolist() == ["holds", "holds", "does not", "not testable"]
     assert found["the paper shows it"].tolist() == ["yes", "not printed", "no", "not printed"]
-    assert set(found["n"]) == {3}
-    assert "0.201 → 0.101" in found["evidence"][0]
+    assert found["n seeds"].tolist() == [3, 3, 3, 0]
+    assert found["because"][0] == "0.201 → 0.101, in 3 of 3 seeds"
     worse = verdicts.decide(wanted[:2], made_up_rows(0.68, 0.3), paper, stand_in=True, path=path)
     assert worse["verdict"].tolist() == ["does not", "does not"]
 

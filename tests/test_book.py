@@ -1,4 +1,4 @@
-"""The book: links, equations, numbers and verdicts of one that is made of five small notebooks."""
+"""The book: links, equations, numbers and verdicts of one that is made of six small notebooks."""
 
 import contextlib
 import re
@@ -17,7 +17,7 @@ from lib.report.book import extension
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of Sphinx's own extensions
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-NAMES = ["02_context", "03_pretrain-masking", "03_pretrain-main", "10_main_results", "20_compare"]
+NAMES = ["02_context", "03_pretrain-masking", "03_pretrain-main", "10_main_results", "20_compare", "41_diagnosis"]
 CLAIMS = """\
 id,whose,claim,paper,verdict,because,n seeds,n contexts,asked,estimate,interval,the paper shows it,published,constant \
 model
@@ -25,6 +25,14 @@ rotation-context-removes-color,paper,Color falls.,"Figure 3, Table 7",holds (sta
 value / other <= 0.1,0.020,0.010 to 0.030,yes,0.051,fails
 color-context-removes-rotation,paper,Rotation falls.,"Figure 3, Table 6",does not,in 0 of 3 seeds,3,5,\
 value / other <= 0.25,0.900,0.800 to 0.950,no,0.227,fails
+"""
+ESSL = """\
+id,whose,claim,paper,verdict,because,n seeds,n contexts,asked,estimate,interval,the paper shows it,published,constant \
+model
+a,essl,Turns help.,the figure that opens it (a sign),mixed,in 2 of 3 seeds,3,1,value − other > 0,0.010,\
+-0.010 to 0.030,not printed,,fails
+b,ours,More than the control.,,not testable,"one training of each, and no interval",1,1,value − other > 0,0.002,,\
+not printed,,fails
 """
 PICTURE = new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"})
 
@@ -67,7 +75,7 @@ def notebook(*cells):
 
 
 def repository(folder):
-    """Writes into a folder what the book reads: five notebooks, and verdicts."""
+    """Writes into a folder what the book reads: six notebooks, and verdicts."""
     for name in ("params.yaml", "profiles", "paper", "lib"):
         (folder / name).symlink_to(ROOT / name)
     made = {name: notebook(new_markdown_cell("# A title")) for name in NAMES}
@@ -93,13 +101,19 @@ def repository(folder):
         new_markdown_cell("## Tables 6 and 7: latents"),
         new_code_cell("show()", outputs=[PICTURE]),
     )
+    made["41_diagnosis"] = notebook(
+        new_markdown_cell("# Invariant or sensitive"),
+        new_code_cell("sets()", outputs=[PICTURE]),
+        new_code_cell("show()", outputs=[PICTURE]),
+    )
     outs = "".join(f"  s{i}:\n    cmd: x\n    outs: [build/notebooks/{name}.ipynb]\n" for i, name in enumerate(NAMES))
     (folder / "dvc.yaml").write_text(f"stages:\n{outs}")
-    for path in ("build/notebooks", "results/20_compare", "results/10_main_results"):
+    for path in ("build/notebooks", "results/20_compare", "results/10_main_results", "results/41_diagnosis"):
         (folder / path).mkdir(parents=True)
     for name, of in made.items():
         nbformat.write(of, folder / f"build/notebooks/{name}.ipynb")
     (folder / "results/20_compare/claims.csv").write_text(CLAIMS)
+    (folder / "results/41_diagnosis/verdicts.csv").write_text(ESSL)
     (folder / "results/10_main_results/figure-03.png").write_bytes(b64decode(PNG))
     return folder
 
@@ -151,14 +165,20 @@ def test_a_notebook_is_named_by_its_number_and_study(built):
 
 def test_verdicts_begin_with_what_did_not_reproduce(built):
     page = article(built, "verdicts")
-    assert re.findall("<h2>(.*?)<", page) == ["What did not reproduce, and why", "Main results"]
+    assert re.findall("<h2>(.*?)<", page) == [
+        "ContextSSL: what did not reproduce, and why", "E-SSL: what did not reproduce, and why",
+        "ContextSSL: Main results", "E-SSL: Invariant or sensitive", "Our own: Invariant or sensitive",
+    ]  # fmt: skip
     failed, held = "Rotation falls.", "Color falls."
-    reasons = page[page.index("What did not reproduce") : page.index("Not testable here")]
+    reasons = page[page.index("ContextSSL: what did not reproduce") : page.index("Not testable here")]
     assert failed in reasons and held not in reasons
     assert "0.900 (0.800 to 0.950)" in reasons and "own numbers do not" in reasons
     place = "notebooks/10_main_results.html#paper-table-"
     assert re.search(rf'(?s)<a class="holds[^>]*href="{place}7".*?holds \(stand-in data\).*?n 3 × 5, 0\.020', page)
     assert re.search(rf'class="does-not[^>]*href="{place}6"', article(built, "index"))
+    assert re.search(r'(?s)class="mixed[^>]*href="notebooks/41_diagnosis.html#figure-2".*?n 3 × 1, 0\.010', page)
+    ours = page[page.index("Our own:") :]
+    assert "More than the control" in ours and "Turns help" not in ours
 
 
 def test_the_same_bytes_twice(built, tmp_path):

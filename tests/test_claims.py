@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lib.report import claims, published, summary
 from lib.report.results import TEXT, Results
@@ -59,12 +60,15 @@ ABOVE = {"left": "a", "relation": ">", "bound": 0.5}
 @pytest.mark.parametrize(
     "seeds, word, reason",
     [
-        (([0.6, 0.7], [0.8, 0.9]), "holds", "in 2 of 2 seeds"),
+        (([0.6, 0.7], [0.64, 0.7], [0.62, 0.7]), "holds", "in 3 of 3 seeds"),
         (([0.6, 0.7], [0.1, 0.2]), "mixed", "in 1 of 2 seeds"),
-        (([0.1, 0.2], [0.3, 0.4]), "does not", "in 0 of 2 seeds"),
-        # Means say yes, the contexts of one seed do not; and the other way around.
-        (([0.1, 0.92], [0.1, 0.92]), "mixed", "in 2 of 2 seeds, but the interval crosses the bound"),
-        (([0.1, 0.88], [0.1, 0.88]), "mixed", "in 0 of 2 seeds, but the interval crosses the bound"),
+        (([0.1, 0.2], [0.13, 0.2]), "does not", "in 0 of 2 seeds"),
+        # Three seeds say yes, but so does a coin three times; and the other way around.
+        (([0.52], [0.6], [0.7]), "mixed", "in 3 of 3 seeds, but the interval crosses the bound"),
+        (([0.3], [0.4], [0.48]), "mixed", "in 0 of 3 seeds, but the interval crosses the bound"),
+        # Of one seed, contexts.
+        (([0.6, 0.61, 0.62],), "holds", "in the only seed"),
+        (([0.51, 0.6, 0.7],), "mixed", "in the only seed, but the interval crosses the bound"),
         (([0.6],), "holds", "in the only seed"),
         (([0.5],), "does not", "not in the only seed"),
     ],
@@ -74,13 +78,17 @@ def test_a_verdict_counts_seeds_and_looks_at_the_interval(seeds, word, reason):
     assert (found.word, found.reason) == (word, reason)
     assert (found.seeds, found.contexts) == np.shape(seeds)
     low, high = found.interval
-    assert np.min(seeds) <= low <= np.mean(seeds) <= high <= np.max(seeds)
+    of = np.mean(seeds, axis=1) if len(seeds) > 1 else np.ravel(seeds)
+    if len(of) > 1:
+        assert (low, high) == pytest.approx(stats.ttest_1samp(of, 0).confidence_interval(0.95))
+    else:
+        assert low == high == of
     assert found.phrase(stand_in=False) == word
     assert found.phrase(stand_in=True) == word + " (stand-in data)" * (word == "holds")
 
 
 def test_one_run_is_paired_with_itself_and_compared_with_the_mean_of_another():
-    ours = {"a.x": number([0.1, 0.9], [0.3, 0.7]), "a.y": number([0.2, 1.0], [0.4, 0.8])}
+    ours = {"a.x": number([0.1, 0.9], [0.3, 0.9]), "a.y": number([0.2, 1.0], [0.4, 1.0])}
     claim = {"left": "a.y", "minus": "a.x", "relation": ">", "bound": 0.05}
     found = claims.judge(claim, ours)
     assert found.word == "holds" and found.interval == pytest.approx((0.1, 0.1))
@@ -88,6 +96,31 @@ def test_one_run_is_paired_with_itself_and_compared_with_the_mean_of_another():
     found = claims.judge(claim, theirs)
     assert found.word == "mixed" and found.reason.startswith("in 2 of 3 seeds, against 2 of the other")
     assert found.seeds == 2
+
+
+def test_an_interval_of_a_ratio_is_that_of_its_seeds_where_these_are_close():
+    ours = {"a.c0": number(0.8, 0.82, 0.79), "a.c2": number(0.2, 0.21, 0.205)}
+    found = claims.judge({"left": "a.c2", "over": "a.c0", "relation": "<", "bound": 0.3}, ours)
+    of_seeds = stats.ttest_1samp(np.array([0.2, 0.21, 0.205]) / [0.8, 0.82, 0.79], 0).confidence_interval(0.95)
+    assert found.interval == pytest.approx(tuple(of_seeds), abs=1e-3)
+
+
+def test_an_interval_has_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    above, covers = {"left": "a.y", "minus": "b.y", "relation": ">", "bound": 0}, 0
+    for a, b in generator.normal(size=(400, 2, 3)):
+        low, high = claims.judge(above, {"a.y": number(*a), "b.y": number(*b, run="theirs")}).interval
+        covers += low <= 0 <= high
+    assert 0.92 < covers / 400 < 0.99
+
+
+def test_what_was_not_repeated_is_not_testable_of_runs():
+    claim = {"left": "a.b", "relation": ">", "bound": 0.5}
+    runs = pd.DataFrame()
+    found = claims.judge(claim, {"a.b": number(0.9)}, runs)
+    assert found.word == "not testable" and found.estimate == 0.9 and np.isnan(found.interval).all()
+    assert claims.judge(claim, {"a.b": number([0.9, 0.91])}, runs).word == "holds"
+    assert claims.judge(claim, {"a.b": number(0.9, 0.91)}, runs).word == "holds"
 
 
 def test_why_a_claim_is_not_testable():
@@ -115,6 +148,11 @@ def test_one_entry_may_be_several_claims(tmp_path):
     assert claims.load(tmp_path / "claims.yaml") == [
         {"id": "a b", "left": ["x.b"], "bound": 0}, {"id": "a c", "left": ["x.c"], "bound": 0},
     ]  # fmt: skip
+    (tmp_path / "claims.yaml").write_text(
+        "claims: [{id: '{x}{y}', each: {x: [a, b], y: [c, d]}}, {id: e, notebook: 41_diagnosis}]"
+    )
+    assert [claim["id"] for claim in claims.load(tmp_path / "claims.yaml")] == ["ac", "ad", "bc", "bd"]
+    assert [claim["id"] for claim in claims.load(tmp_path / "claims.yaml", "41_diagnosis")] == ["e"]
 
 
 def test_a_claim_that_cannot_be_read_is_named(tmp_path):
@@ -220,6 +258,18 @@ def test_the_published_numbers_show_what_they_show(printed):
     assert found["top1-drop-below-simclr"].estimate == pytest.approx(0.804 - 0.765 - (0.853 - 0.527))
 
 
+@pytest.mark.parametrize("notebook", ["41_diagnosis", "42_essl_methods", "43_photonics", "44_bridge"])
+def test_a_constant_model_fails_every_claim_of_essl_and_a_good_one_does_not(notebook):
+    asked = claims.load(ROOT / "paper" / "claims.yaml", notebook)
+    names = {name for claim in asked for side in ("left", "minus", "learned") for name in [claim.get(side)] if name}
+    for claim in asked:
+        assert claim["whose"] in ("essl", "ours") and (claim["whose"] == "ours" or claim["paper"])
+        assert claims.judge(claim, {name: number(0.2, 0.2, floor=0.2) for name in names}).word != "holds"
+        up = 0.1 if claim["relation"] in (">", ">=") else -0.1
+        values = {name: number(0.5 + up * (name == claim["left"]), floor=0.1) for name in names}
+        assert claims.judge(claim, values).word == "holds"
+
+
 def test_every_claim_says_whose_it_is_and_the_paper_s_where_it_stands():
     assert all(claim["whose"] in ("paper", "ours") for claim in CLAIMS.values())
     assert all("paper" in claim for claim in CLAIMS.values() if claim["whose"] == "paper")
@@ -317,7 +367,7 @@ def test_a_constant_model_has_the_same_names_and_its_floors():
 
 def test_a_table_of_claims_says_n_and_what_each_model_says():
     asked = [{"id": "a", "whose": "paper", "text": "t"} | {"left": "a.x", "relation": ">", "bound": 0.5}]
-    named = {"ours": {"a.x": number([0.6, 0.7], [0.8, 0.9])}, "published": {}, "constant": {"a.x": number(0.0)}}
+    named = {"ours": {"a.x": number([0.6, 0.7], [0.61, 0.7])}, "published": {}, "constant": {"a.x": number(0.0)}}
     (line,) = claims.table(asked, **named, runs=pd.DataFrame(), stand_in=True).to_dict("records")
     assert line["verdict"] == "holds (stand-in data)" and (line["n seeds"], line["n contexts"]) == (2, 2)
     assert line["the paper shows it"] == "not printed" and line["constant model"] == "fails"

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from lib.essl import evaluation, methods, study, training, verdicts
+from lib.essl import evaluation, methods, study, training
 from lib.essl.methods import METHODS
 from lib.essl.objective import ESSL
 from lib.essl.transformations import ORDERS, SETS, all_transformed, random_color, random_crop, sometimes, transform
 from lib.pipeline import essl_photographs, settings, store
+from lib.report import claims, summary
 
 ROOT = Path(__file__).parents[1]
 PARAMS = settings.load(ROOT / "profiles/ci.yaml")
@@ -473,43 +474,54 @@ def test_photographs_change_data_and_size_alone(monkeypatch):
     assert after.model_copy(update={"essl": None}) == before.model_copy(update={"essl": None})
 
 
-# ---- Verdicts
+# ---- Claims
 
 
-def rows(**values):
-    """Test rows of runs, with one value for each seed."""
-    told = [(run, seed, "test", "linear", value) for run, of in values.items() for seed, value in enumerate(of)]
-    return pd.DataFrame(told, columns=["run", "seed", "split", "metric", "value"])
+def rows(study="essl-diagnosis", **values):
+    """Test rows of runs, with one value for each seed, in percent; a constant is right for a tenth."""
+    told = [
+        (study, run, seed, "test", "linear", value, 10.0) for run, of in values.items() for seed, value in enumerate(of)
+    ]
+    return pd.DataFrame(told, columns=["study", "run", "seed", "split", "metric", "value", "floor"])
 
 
-def test_with_two_runs_the_interval_is_that_of_the_paired_t_test():
-    a, b = [50.0, 52.5, 51.0, 55.0], [49.0, 50.0, 50.5, 52.0]
-    found = verdicts.differences(rows(a=a, b=b), [verdicts.Pair("a", "b", 1)], "linear").iloc[0]
-    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
-    assert found["difference"] == pytest.approx(np.mean(a) - np.mean(b)) and found["n"] == 4
+def test_the_interval_of_two_trainings_is_welch_s():
+    a, b = [50.0, 52.5, 51.0, 55.0], [49.0, 50.0, 50.5]
+    named = claims.by_name(summary.of_essl(rows(a=a, b=b)))
+    found = claims.judge(
+        {"left": "diagnosis.a.linear", "minus": "diagnosis.b.linear", "relation": ">", "bound": 0}, named
+    )
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert [100 * end for end in found.interval] == pytest.approx([interval.low, interval.high])
+    assert 100 * found.estimate == pytest.approx(np.mean(a) - np.mean(b)) and found.seeds == 3
 
 
-def test_verdicts_follow_from_interval_and_published_sign():
-    of = rows(crop=[50.0, 51, 49], up=[55.0, 56.2, 54], down=[45.0, 45.8, 44], alike=[50.1, 51, 49.1])
-    pairs = [verdicts.Pair(run, "crop", sign) for run in ("up", "down", "alike") for sign in (1, -1, 0)]
-    words = verdicts.differences(of, pairs, "linear")["verdict"].tolist()
-    unresolved = "not told apart at n = 3"
-    assert words == ["agrees", "differs", "helps", "differs", "agrees", "hurts"] + 3 * [unresolved]
-    alone = verdicts.differences(of[of["seed"] == 0], pairs, "linear")
-    assert set(alone["verdict"]) == {"not told apart at n = 1"} and alone["low"].isna().all()
+def test_a_published_sign_is_told_from_noise_or_not_testable(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    signs = {"horizontal-flip": 5, "grayscale": -5, "rotation": -5, "vertical-flip": 0.1}
+    of = {f"{name}-invariance": [50 + gain, 50.8 + gain, 49 + gain] for name, gain in signs.items()}
+    measured = summary.of_essl(rows(crop=[50, 50.5, 49], **of))
+    cases = study.diagnosis(settings.load(ROOT / "profiles/full.yaml").essl)
+    budgets = study.budgets(cases, settings.load(ROOT / "profiles/full.yaml").essl)
+    found = claims.decide("41_diagnosis", measured, True, budgets).set_index("id")["verdict"]
+    assert found["essl-invariance-to-horizontal-flip-helps-linear"] == "holds (stand-in data)"
+    assert found["essl-invariance-to-grayscale-helps-linear"] == "does not"
+    assert found["essl-invariance-to-rotation-hurts-linear"] == "holds (stand-in data)"
+    assert found["essl-invariance-to-vertical-flip-hurts-linear"] == "mixed"
+    assert found["essl-invariance-to-blur-hurts-linear"] == "not testable"
+    alone = claims.decide("41_diagnosis", measured[measured["seed"] == 0], True, budgets).set_index("id")
+    line = alone.loc["essl-invariance-to-horizontal-flip-helps-linear"]
+    assert (line["verdict"], line["estimate"], line["interval"]) == ("not testable", "0.050", "")
 
 
-def test_every_sensitivity_stands_beside_its_control():
-    pairs = verdicts.diagnosis_pairs(study.diagnosis(settings.load(ROOT / "profiles/full.yaml").essl))
-    of = [pair for pair in pairs if pair.against != "crop"]
-    assert [pair.run.replace("sensitivity", "control") for pair in of] == [pair.against for pair in of] and len(of) == 7
-    signs = {pair.run: pair.published for pair in pairs if pair.against == "crop"}
-    assert [signs[f"{name}-invariance"] for name in SETS] == [1, 1, -1, -1, -1, -1, -1]
-    assert [signs[f"{name}-sensitivity"] for name in SETS] == [0, 0, 1, 1, 1, 1, 1]
-    assert {signs[f"{name}-control"] for name in SETS} == {0}
-    pairs = verdicts.methods_pairs(study.methods(PARAMS.essl))
-    assert pairs == [("e-simclr", "plain-simclr", 1), ("e-simclr", "longer-simclr", 1), ("e-byol", "plain-byol", 0)]
+def test_every_claim_of_the_chapter_is_about_a_training_of_the_profile_full(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    essl = settings.load("profiles/full.yaml").essl
+    names = {f"diagnosis.{case.name}.{of}" for case in study.diagnosis(essl) for of in ("kNN-20", "linear")}
+    names |= {f"methods.{case.name}.linear" for case in study.methods(essl)}
+    asked = [*claims.load(notebook="41_diagnosis"), *claims.load(notebook="42_essl_methods")]
+    assert len(asked) == 2 * (2 + 5 + 5 + 7) + 5 + 5
+    assert {claim[side] for claim in asked for side in ("left", "minus", "learned")} <= names
 
 
 def test_a_notebook_can_read_the_section_that_it_is_given():

@@ -1,5 +1,7 @@
 """The choice made beforehand on ContextSSL's views: its objective and runs, and how it stands beside contexts."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import tiny
@@ -11,6 +13,7 @@ from lib.method import losses
 from lib.method.methods import build
 from lib.method.sampling import Draws, sample_batch
 from lib.pipeline import settings
+from lib.report import claims, summary
 
 
 def test_bins_of_a_group_are_equally_likely_and_tell_where_a_latent_lies():
@@ -71,3 +74,22 @@ def test_choices_and_contexts_stand_side_by_side():
         ("no context", "R² of color"): 0.5, ("context of rotation", "R² of color"): 0.2,
         ("context of color", "R² of color"): 0.6, ("no context", "top-1, %"): 60.0,
     }  # fmt: skip
+    named = summary.of_bridge(found).set_index("number")
+    assert named.loc["bridge.rotation-color.sensitive-to-color.r2_color", "value"] == 0.8
+    assert named.loc["bridge.rotation-color.no-context.top1", "value"] == 0.6
+    of_context = named["run"].str.endswith("ContextSSL")
+    assert named["run"].nunique() == 3 and of_context.sum() == 4
+
+
+def test_every_claim_of_the_bridge_is_about_a_choice_of_a_run(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    params = settings.load("profiles/ci.yaml")
+    groups = {run.dataset: run.groups for run in bridge.runs(params, params.essl.bridge) if len(run.groups) == 2}
+    rows = pd.DataFrame([
+        {"dataset": dataset, "way": "E-SSL", "choice": choice, "measure": measure, "seed": 0, "value": 0.5, "floor": 0}
+        for dataset, two in groups.items()
+        for choice in ("invariant", *(f"sensitive to {of}" for of in two), f"sensitive to {' and '.join(two)}")
+        for measure in ("top-1, %", *(f"R² of {of}" for of in two))
+    ])  # fmt: skip
+    judged = claims.decide("44_bridge", summary.of_bridge(rows), True)
+    assert len(judged) == 12 and (judged["because"] == "one training of each, and no interval").all()

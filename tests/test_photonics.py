@@ -1,6 +1,7 @@
 """Photonics: bands and densities of states against what is known of them, symmetries, learning, and the rows."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from lib.photonics.bands import Bands, bands_on_grid, epsilon_matrix, half_zone,
 from lib.photonics.crystals import FIELDS, contrast, crystals, rods
 from lib.photonics.dos import EMPTY, GRID, density_of_states, errors, labels
 from lib.pipeline import settings
+from lib.report import claims, summary
 
 SPEC = settings.load("profiles/ci.yaml").photonics
 LABELS = settings.load("profiles/laptop.yaml").photonics.labels
@@ -264,15 +266,19 @@ def test_rows_are_complete_and_come_from_the_store_the_second_time(tmp_path, mon
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("rows.csv")} == before
 
 
-def test_verdicts_follow_the_seeds():
-    gains = {"worse-rival": [1.0, 1.2, 0.9], "same-rival": [0.5, -0.6, 0.1], "better-rival": [-1.0, -1.1, -0.8]}
+def test_methods_are_compared_seed_by_seed(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    hard = np.array([0, 3.0, 6])  # a seed's crystals are as hard for all methods
+    off = {"e-simclr": [0, 0, 0], "simclr": [1.0, 1.2, 0.9], "scratch": [-1.0, -1.1, -0.8], "ridge": [0.5, -0.6, 0.1]}
     rows = pd.DataFrame([
-        {"family": "blob", "labels": n, "seed": seed, "method": method, "value": 5 + gain, "metric": "error",
-         "contrast": "all"}
-        for n in (50, 300) for method, each in {"mine": [0, 0, 0], **gains}.items() for seed, gain in enumerate(each)
+        {"family": "blob", "labels": n, "seed": seed, "method": method, "value": 5 + hard[seed] + by, "floor": 9.0,
+         "metric": "error", "contrast": "all"}
+        for n in (50, 300) for method, each in off.items() for seed, by in enumerate(each)
     ])  # fmt: skip
-    found = study.verdicts(rows, "mine", [*gains, "absent"])
-    assert list(found["labels"]) == [50] * 3 + [300] * 3 + ["mean of all"] * 3
-    assert list(found["verdict"][:3]) == ["better", "not told apart at n = 3", "worse"]
-    alone = study.verdicts(rows[rows["seed"] == 0], "mine", list(gains))
-    assert set(alone["verdict"]) == {"not told apart at n = 1"}
+    found = claims.decide("43_photonics", summary.of_photonics(rows), True).set_index("id")
+    words = {name: found.loc[f"photonics-blob-below-{name}", "verdict"] for name in ("simclr", "scratch", "ridge")}
+    assert words == {"simclr": "holds (stand-in data)", "scratch": "does not", "ridge": "mixed"}
+    assert found.loc["photonics-pm-below-ridge", "because"] == "no number photonics.pm.e-simclr"
+    assert set(found["constant model"]) == {"fails", "no numbers"}
+    alone = claims.decide("43_photonics", summary.of_photonics(rows[rows["seed"] == 0]), True)
+    assert set(alone["verdict"]) == {"not testable"}

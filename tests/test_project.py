@@ -19,8 +19,8 @@ yaml = YAML(typ="safe", pure=True)
 PARAMS = settings.load(ROOT / "params.yaml").model_dump(mode="json")
 STAGES = run.stages(yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8")), PARAMS)
 OF_NOTEBOOKS = {name: stage for name, stage in STAGES.items() if "lib run " in stage["cmd"]}
-#: They check parameters and carry them to the notebook; the values themselves are declared.
-CARRIERS = {"lib/pipeline/settings.py", "lib/pipeline/run.py"}
+#: They check parameters and carry them to the notebook, where the values are declared; or say "right" to an exercise.
+CARRIERS = {"lib/pipeline/settings.py", "lib/pipeline/run.py", "lib/course/exercises.py"}
 
 
 def pins():

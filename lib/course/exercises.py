@@ -6,6 +6,9 @@ An exercise of a notebook is four cells, one behind the other; tests/test_exerci
 2. a starter, tagged ``exercise``: code that runs and is not yet right;
 3. its check, tagged ``check``: assertions in ``with check("06.1"):``, each with a hint as its message;
 4. its solution, tagged ``solution``: Markdown, the code folded in ``<details>``, which every reader of notebooks knows.
+
+Where the notebook reads what other stages made, its exercises need no more than its imports, its parameters, ``paper/``
+and the tables of ``results/``: they can be done in a fresh clone.
 """
 
 from collections.abc import Iterator

@@ -78,6 +78,12 @@ def cases(essl: Essl) -> list[Case]:
     return diagnosis(essl) + methods(essl)
 
 
+def budgets(cases: Sequence[Case], essl: Essl) -> pd.DataFrame:
+    """What claims of matched trainings ask for: steps, images and seeds of each case by its name."""
+    found = [(case.name, case.steps, case.steps * essl.recipe.batch, case.seeds) for case in cases]
+    return pd.DataFrame(found, columns=["run", "steps", "images", "seeds"]).set_index("run")
+
+
 def _length(spec) -> dict:
     return {"steps": spec.steps, "seeds": spec.seeds}
 

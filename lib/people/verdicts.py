@@ -1,5 +1,6 @@
 """Claims about the tables of persons, decided as all claims are (`lib.report.claims`) and written as verdicts.csv."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from lib.report import claims, results
 
 #: A score that starts here has no room to rise.
 CEILING = 0.995
+#: Keys of a claim that name numbers.
+SIDES = ("left", "minus", "learned")
 #: Who has seen all columns but the attribute's own.
 BLIND = "gradient boosting, without gender"
 
@@ -50,7 +53,7 @@ def beyond_the_paper(score: str) -> list[dict]:
 def decide(
     wanted: Sequence[Mapping], rows: pd.DataFrame, paper: pd.DataFrame, stand_in: bool, path: Path | str
 ) -> pd.DataFrame:
-    """A line for each claim, written as CSV: claim, evidence, verdict, n, and whether the paper's numbers show it.
+    """A `lib.report.claims.table`, written as CSV; ``because`` begins with the means that are compared.
 
     Args:
         wanted: claims with the keys of paper/claims.yaml ``whose``, ``text``, ``left``, ``minus``, ``relation``,
@@ -60,8 +63,7 @@ def decide(
         stand_in: our data are not the paper's. path: of the file.
 
     Returns:
-        What is in the file. ``evidence``: means over seeds and contexts, the estimate with its interval, what was asked
-        of it, and in how many seeds it is so. ``n``: seeds.
+        What is in the file.
 
     Raises:
         ValueError: a claim holds of a constant, so that it says nothing.
@@ -72,27 +74,19 @@ def decide(
     found = claims.by_name(pd.concat([_curves(ours), blind]))
     constant = claims.by_name(_curves(ours.assign(value=ours["floor"]).dropna(subset="floor")))
     published = claims.by_name(_curves(paper.assign(run="published", seed=0, context_seed=pd.NA, floor=0.0)))
-    lines = []
-    for claim in wanted:
-        text, whose = claim["text"], claim["whose"]
-        claim = claim | {side: _at(claim[side], ends) for side in ("left", "minus", "learned") if side in claim}
-        if claims.judge(claim, constant).word == "holds":
-            raise ValueError(f"The claim {text!r} holds of a constant, so it says nothing; ask for more.")
-        of, printed = claims.judge(claim, found), claims.judge(claim, published)
-        word, evidence = of.phrase(stand_in), of.reason
-        if of.seeds:
-            before, after = (found[claim[side]].values.mean() if side in claim else None for side in ("minus", "left"))
-            means = f"{after:.3f}" if before is None else f"{before:.3f} → {after:.3f}, {of.estimate:+.3f}"
-            low, high = of.interval
-            asked = f"asked {claim['relation']} {claim['bound']:g}"
-            evidence = f"{means} (95 % {low:+.3f} to {high:+.3f}), {asked}: {of.reason}"
-            if claim["relation"] == ">" and before is not None and before >= CEILING:
-                word, evidence = "not testable", f"{means}: starts at its ceiling"
-        lines.append({
-            "claim": f"{whose}: {text}", "evidence": evidence, "verdict": word, "n": ours["seed"].nunique(),
-            "the paper shows it": "not printed" if not printed.seeds else "yes" if printed.word == "holds" else "no",
-        })  # fmt: skip
-    table = pd.DataFrame(lines)
+    at_ends = [claim | {side: _at(claim[side], ends) for side in SIDES if side in claim} for claim in wanted]
+    asked = [claim | {"id": re.sub(r"\W+", "-", claim["text"].lower()).strip("-")} for claim in at_ends]
+    table = claims.table(asked, found, published, constant, pd.DataFrame(), stand_in)
+    if empty := table.loc[table["constant model"] == "holds", "claim"].tolist():
+        raise ValueError(f"The claim {empty[0]!r} holds of a constant, so it says nothing; ask for more.")
+    for at, claim in enumerate(asked):
+        if not table.loc[at, "n seeds"]:
+            continue
+        before, after = (found[claim[side]].values.mean() if side in claim else None for side in ("minus", "left"))
+        means = f"{after:.3f}" if before is None else f"{before:.3f} → {after:.3f}"
+        table.loc[at, "because"] = f"{means}, {table.loc[at, 'because']}"
+        if claim["relation"] == ">" and before is not None and before >= CEILING:
+            table.loc[at, ["verdict", "because"]] = "not testable", f"{means}, starts at its ceiling"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     return table

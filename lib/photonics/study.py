@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from scipy import stats
 
 from lib.photonics import learn
 from lib.photonics.crystals import contrast, crystals
@@ -253,35 +252,3 @@ def errors_by_contrast(found: Found, test: Labeled) -> pd.DataFrame:
         for metric, of in zip(("error", "error_last", "error_least"), found):
             rows.append((name, metric, of[inside].mean(), empty[inside].mean(), inside.sum()))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-# ---- Verdicts
-
-
-def verdicts(rows: pd.DataFrame, method: str, rivals: Sequence[str], at_least: float = 0.95) -> pd.DataFrame:
-    """Is a method better than its rivals? A line for each family, number of labels and rival.
-
-    Both have the same labels in a seed, so errors are compared seed by seed: the difference in percentage points, its
-    mean and Student's interval over seeds. ``better`` or ``worse`` where the whole interval is on one side of 0.
-
-    Args:
-        rows: of `rows_of`. at_least: coverage of the interval.
-    """
-    rows = rows[(rows["metric"] == "error") & (rows["contrast"] == "all")]
-    table = rows.pivot(index=["family", "labels", "seed"], columns="method", values="value")
-    mean = table.groupby(["family", "seed"]).mean().assign(labels="mean of all").set_index("labels", append=True)
-    table = pd.concat([table, mean.reorder_levels(table.index.names)])
-    lines = []
-    for (family, n_labels), part in table.groupby(["family", "labels"], sort=False):
-        for rival in (of for of in rivals if of in part):
-            difference = (part[method] - part[rival]).dropna()
-            n, low, high = len(difference), -np.inf, np.inf
-            if n > 1:
-                reach = stats.t.ppf((1 + at_least) / 2, n - 1) * difference.std() / np.sqrt(n)
-                low, high = difference.mean() - reach, difference.mean() + reach
-            word = "better" if high < 0 else "worse" if low > 0 else f"not told apart at n = {n}"
-            lines.append({
-                "family": family, "labels": n_labels, "method": method, "rival": rival,
-                "difference": difference.mean(), "low": low, "high": high, "n": n, "verdict": word,
-            })  # fmt: skip
-    return pd.DataFrame(lines)

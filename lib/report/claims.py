@@ -1,30 +1,34 @@
 """Claims as predicates: the same one is asked of our numbers, of the published ones and of a constant model.
 
 A claim bounds one estimate (a number, a difference, a ratio, the worst change of a curve, or how far it dips). It is
-decided from the count over seeds and from a bootstrap interval over seeds and contexts. The head of paper/claims.yaml
-says what each field means.
+decided from the count over seeds and from Student's interval. The head of paper/claims.yaml says what each field means.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
+from scipy.stats import t
 
 RELATIONS = {">=": np.greater_equal, "<=": np.less_equal, "<": np.less, ">": np.greater}
 #: How far above its floor a number must be, without context, before anything is asked about it.
 LEARNED = 0.1
 #: What the runs behind a comparison must have in common, where a claim asks for it.
 BUDGET = {"steps": "updates", "images": "images", "seeds": "seeds"}
-DRAWS, COVERAGE = 2000, 0.95
+COVERAGE = 0.95
+#: Columns of a `table` that tell a reader the verdict; the others say what exactly was asked, and of whom.
+BRIEF = ["claim", "verdict", "n seeds", "n contexts", "estimate", "interval", "because"]
 #: What stands below a `table`.
 LEGEND = (
     "n: seeds of the run that has fewest, and contexts of each; estimate: what is asked about, of the worst case; "
-    f"interval: {100 * COVERAGE:.0f} %, a bootstrap over seeds and contexts; the paper: the same asked of its numbers, "
-    "pooled R² rescaled so that a constant is at 0; constant model: every number is its floor."
+    f"interval: {100 * COVERAGE:.0f} %, Student's over seeds (of one seed: over its contexts alone, without these "
+    "none); the paper: the same asked of its numbers, pooled R² rescaled so that a constant is at 0; constant model: "
+    "every number is its floor."
 )
 
 
@@ -53,18 +57,20 @@ class Verdict:
         return f"{self.word} (stand-in data)" if stand_in and self.word == "holds" else self.word
 
 
-def load(path: str | Path = "paper/claims.yaml") -> list[dict]:
-    """All claims; one with `each` is several, with the words of each entry in the place of their names in braces.
+def load(path: str | Path = "paper/claims.yaml", notebook: str | None = None) -> list[dict]:
+    """The claims that a notebook decides; without its name those of ContextSSL, which `20_compare` does.
+
+    One with `each` is several, with the words of each entry in the place of their names in braces.
 
     Raises:
         ValueError: two claims have one id.
     """
     written = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))["claims"]
-    claims = [_filled(claim, words) for claim in written for words in claim.pop("each", [{}])]
+    claims = [_filled(claim, words) for claim in written for words in _each(claim.pop("each", [{}]))]
     ids = [claim["id"] for claim in claims]
     if twice := [name for name in ids if ids.count(name) > 1]:
         raise ValueError(f"{path} has the claim {twice[0]!r} twice; give one of them another id.")
-    return claims
+    return [claim for claim in claims if claim.get("notebook") == notebook]
 
 
 def by_name(numbers: pd.DataFrame) -> dict[str, Number]:
@@ -83,12 +89,14 @@ def judge(claim: Mapping, numbers: Mapping[str, Number], runs: pd.DataFrame | No
 
     *Holds*: in every seed, and so does the whole interval. *Does not*: in no seed, and no part of the interval does.
     *Mixed*: anything else. *Not testable*: a number is missing, a number that the claim starts from is not `LEARNED`
-    above its floor, or budgets differ where the claim is about matched ones.
+    above its floor, budgets differ where the claim is about matched ones, or nothing was repeated, neither with another
+    seed nor in another context, so that there is no interval.
 
     Args:
         claim: an entry of paper/claims.yaml.
         numbers: `by_name`, of all runs or of some.
-        runs: `lib.report.results.Results.runs`, for budgets; without it, budgets count as matched.
+        runs: by name, with the columns of `BUDGET`; without it (published numbers, a constant model, one seed by
+            intent) budgets count as matched, and a number that was not repeated decides alone.
 
     Raises:
         ValueError: the claim has no estimate or no relation.
@@ -120,10 +128,15 @@ def judge(claim: Mapping, numbers: Mapping[str, Number], runs: pd.DataFrame | No
         return of if numbers[name].run == numbers[first].run else of.mean()
 
     each, point = estimate(by_seed), estimate(lambda name, _: numbers[name].values.mean()).item()
-    drawn = _bootstrap({name: numbers[name] for name in names})
-    draws = estimate(lambda name, _: drawn[name])
-    low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    held, inside = holds(each, claim["bound"]), holds(np.array([low, high]), claim["bound"])
+    fewest = min(len(numbers[name].values) for name in names)
+    contexts = max(numbers[name].values.shape[1] for name in names)
+    reach = _reach(estimate, {name: numbers[name] for name in names})
+    if np.isnan(reach):
+        if runs is not None:
+            return Verdict("not testable", "one training of each, and no interval", fewest, contexts, point)
+        reach = 0.0
+    low, high = point - reach, point + reach
+    held, inside = (holds(np.round(of, 12), claim["bound"]) for of in (each, [low, high]))  # 0.1 + 0.2 is 0.3
     if held.all() and inside.all():
         word = "holds"
     else:
@@ -131,12 +144,10 @@ def judge(claim: Mapping, numbers: Mapping[str, Number], runs: pd.DataFrame | No
     count = f"in {held.sum()} of {len(held)} seeds"
     if len(held) == 1:
         count = "in the only seed" if held.all() else "not in the only seed"
-    fewest = min(len(numbers[name].values) for name in names)
     if fewest < len(held):
         count += f", against {fewest} of the other"
     if held.all() != inside.all() or held.any() != inside.any():
         count += ", but the interval crosses the bound"
-    contexts = max(numbers[name].values.shape[1] for name in names)
     return Verdict(word, count, fewest, contexts, point, (float(low), float(high)))
 
 
@@ -167,12 +178,25 @@ def table(claims: Iterable[Mapping], ours, published, constant, runs: pd.DataFra
             "verdict": found.phrase(stand_in), "because": found.reason, "n seeds": found.seeds,
             "n contexts": found.contexts, "asked": statement(claim),
             "estimate": f"{found.estimate:.3f}" if found.seeds else "",
-            "interval": f"{low:.3f} to {high:.3f}" if found.seeds * found.contexts > 1 else "",
+            "interval": f"{low:.3f} to {high:.3f}" if low <= high else "",
             "the paper shows it": shown, "published": f"{printed.estimate:.3f}" if printed.seeds else "",
             "constant model": "no numbers" if blind.reason.startswith("no number") else
                               "holds" if blind.word == "holds" else "fails",
         })  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def decide(
+    notebook: str, numbers: pd.DataFrame, stand_in: bool, runs: pd.DataFrame | None = None
+) -> pd.DataFrame:  # fmt: skip
+    """The `table` of the claims that a notebook decides, where no numbers are published, but signs alone.
+
+    Args:
+        numbers: as of `lib.report.summary.numbers`; a constant model has their floors. runs: for `matched` claims.
+    """
+    constant = numbers.drop_duplicates("number").assign(value=lambda of: of["floor"])
+    runs = pd.DataFrame() if runs is None else runs
+    return table(load(notebook=notebook), by_name(numbers), {}, by_name(constant), runs, stand_in)
 
 
 def counted(lines: pd.DataFrame) -> pd.DataFrame:
@@ -181,6 +205,13 @@ def counted(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---- parts of a judgment
+
+
+def _each(entries: list[dict] | dict[str, list]) -> Iterable[dict]:
+    """The entries of `each`; of lists by name all combinations."""
+    if isinstance(entries, list):
+        return entries
+    return [dict(zip(entries, words)) for words in product(*entries.values())]
 
 
 def _filled(part, words: Mapping[str, str]):
@@ -259,17 +290,30 @@ def _unmatched(names: set[str], runs: pd.DataFrame) -> str:
     return ", ".join(f"{name} {of.min()} to {of.max()}" for name, of in found.items() if of.nunique() > 1)
 
 
-def _bootstrap(numbers: Mapping[str, Number]) -> dict[str, np.ndarray]:
-    """`DRAWS` means of each number over seeds drawn with replacement and, within each, contexts drawn the same way.
+def _reach(estimate: Callable, numbers: Mapping[str, Number]) -> float:
+    """Half of Student's interval of an estimate, by the jackknife; nan if nothing was repeated.
 
-    Numbers of one run see the same draws, so that differences between them are paired.
+    Of each run one seed is left out at a time, of a run with one seed one context. The variances of runs add up, with
+    Welch's degrees of freedom: of a mean it is Student's interval, of the difference of two runs' means Welch's, and of
+    differences within a run that of paired ones.
     """
-    generator, found = np.random.default_rng(0), {}
+    variances = []
     for run in dict.fromkeys(number.run for number in numbers.values()):
         of = {name: number.values for name, number in numbers.items() if number.run == run}
         seeds, contexts = min(map(len, of.values())), max(values.shape[1] for values in of.values())
-        seed = generator.integers(seeds, size=(DRAWS, seeds, 1))
-        context = generator.integers(contexts, size=(DRAWS, seeds, contexts))
-        for name, values in of.items():
-            found[name] = np.broadcast_to(values[:seeds], (seeds, contexts))[seed, context].mean((1, 2))
-    return found
+        count = seeds if seeds > 1 else contexts
+        if count > 1:
+            kept = {
+                name: (each.sum() - each) / (count - 1)  # (count,), means without one of them
+                for name, values in of.items()
+                for each in [values[:seeds].mean(1) if seeds > 1 else np.broadcast_to(values[0], count)]
+            }
+            left = estimate(lambda name, _, kept=kept, n=count: kept.get(name, np.full(n, numbers[name].values.mean())))
+            variances.append(((count - 1) / count * ((left - left.mean()) ** 2).sum(), count - 1))
+    if not variances:
+        return float("nan")
+    variance = sum(of for of, _ in variances)
+    if variance == 0:
+        return 0.0
+    freedom = variance**2 / sum(of**2 / below for of, below in variances)
+    return float(t.ppf((1 + COVERAGE) / 2, freedom) * np.sqrt(variance))

@@ -1,10 +1,12 @@
 """Every number that a claim is about, under one name: ours, the published ones, and those of a constant model.
 
-results/metrics.json holds ours. The head of paper/claims.yaml says what stands under each name.
+results/metrics.json holds those of ContextSSL and its baselines. The head of paper/claims.yaml says what stands under
+each name.
 """
 
 import pandas as pd
 
+from lib.pipeline.settings import DATASETS
 from lib.report import claims
 from lib.report.published import FLOORS, asked, load
 from lib.report.results import PER_COMPONENT, Results, changes, headline, select
@@ -52,6 +54,37 @@ def numbers(results: Results) -> pd.DataFrame:
     for pair, rows in results.of("augmentations").one_each().rows.groupby("dataset", sort=False):
         found += _augmentations(headline(rows), f"augmentations.{pair}")
     return pd.concat(found, ignore_index=True)
+
+
+def of_essl(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies on test images of E-SSL's diagnosis or methods, rows of `lib.essl.study.rows_of`."""
+    rows = rows[(rows["split"] == "test") & rows["metric"].str.match("knn|linear")]
+    study, measure = rows["study"].str.removeprefix("essl-"), rows["metric"].str.replace("knn", "kNN-")
+    rates = {of: rows[of] / 100 for of in ("value", "floor")}
+    return rows.assign(number=study + "." + rows["run"] + "." + measure, context_seed=pd.NA, **rates)[COLUMNS]
+
+
+def of_photonics(rows: pd.DataFrame) -> pd.DataFrame:
+    """Errors in percent, of each method the mean over all numbers of labels; rows of `lib.photonics.study.rows_of`.
+
+    All methods of a family and seed have the same crystals: they are one run, so that they are compared seed by seed.
+    """
+    rows = rows[(rows["metric"] == "error") & (rows["contrast"] == "all")]
+    mean = rows.groupby(["family", "method", "seed"], sort=False)[["value", "floor"]].mean().reset_index()
+    number = "photonics." + mean["family"] + "." + mean["method"]
+    return mean.assign(number=number, run=mean["family"], context_seed=pd.NA)[COLUMNS]
+
+
+def of_bridge(found: pd.DataFrame) -> pd.DataFrame:
+    """What each choice leaves readable, `lib.essl.bridge.side_by_side`; each choice of E-SSL is a run of its own."""
+    pair = found["dataset"].map(lambda name: "-".join(DATASETS[name][1]))
+    choice = found["choice"].str.replace(" and ", "-").str.replace(" ", "-")
+    measure = found["measure"].str.replace("R² of ", "r2_").replace("top-1, %", "top1")
+    run = pair + " " + choice.where(found["way"] == "E-SSL", "ContextSSL")
+    scale = (measure == "top1").map({True: 100, False: 1})
+    scaled = {of: found[of] / scale for of in ("value", "floor")}
+    number = "bridge." + pair + "." + choice + "." + measure
+    return found.assign(number=number, run=run, context_seed=pd.NA, **scaled)[COLUMNS]
 
 
 def metrics(found: pd.DataFrame) -> dict:

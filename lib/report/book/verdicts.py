@@ -1,7 +1,8 @@
 """The page of claims and data: what did not reproduce and why, then each claim with its verdict, n and interval.
 
-Everything is read from what notebooks have decided and written: results/20_compare/claims.csv (and, where the full
-evidence is there, the same file below results/full/) and the verdicts.csv of notebooks that decide claims of their own.
+Everything is read from what notebooks have decided and written, all as a `lib.report.claims.table`: 20_compare's
+claims.csv and the verdicts.csv of the notebooks that decide claims of their own; the same files below results/full/,
+where the full evidence is there, and of E-SSL on photographs.
 """
 
 import re
@@ -11,16 +12,20 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from lib.pipeline import settings
+from lib.essl.data import TITLES
 from lib.pipeline.settings import Params
 from lib.report import claims as claiming
 from lib.report.book.extension import artefacts
 from lib.report.results import DATA
 
 RESULTS, EXECUTED = Path("results"), Path("build/notebooks")
-COMPARE, AUGMENTATIONS = "20_compare", "33_augmentation_tables"
+FULL, PHOTOGRAPHS = RESULTS / "full", RESULTS / "essl-cifar10-jpeg"
+COMPARE, AUGMENTATIONS, DIAGNOSIS = "20_compare", "33_augmentation_tables", "41_diagnosis"
 #: What a verdict begins with, and its sign, which shows without color, too.
 SIGNS = {"holds": "●", "mixed": "◐", "does not": "○", "not testable": "–"}
+FAILED = ("does not", "mixed")
+#: Whose claims, apart from each other.
+WHOSE = {"paper": "ContextSSL", "essl": "E-SSL", "ours": "Our own"}
 #: The notebook that shows a number, by the beginning of its name in paper/claims.yaml.
 SHOWN = {
     "relative": "10_main_results", "individual": "10_main_results", "retrieval": "10_main_results",
@@ -28,7 +33,11 @@ SHOWN = {
     "auxiliary": "12_auxiliary", "labels": "13_labels", "single": "14_single", "drop": "15_representations",
     "neighbors": "16_neighbors", "augmentations": AUGMENTATIONS,
 }  # fmt: skip
-#: How data are called; DATA has the others.
+#: Notebooks whose claims begin with what their data are.
+WITH_DATA = (AUGMENTATIONS, "43_photonics", "44_bridge")
+#: Which of a notebook's figures shows what its claims are about.
+FIGURE = {DIAGNOSIS: 2, "42_essl_methods": 1, "43_photonics": 2, "44_bridge": 1}
+#: How data are called; DATA and TITLES have the others.
 PEOPLE = {"adult": "UCI Adult", "mimic3": "MIMIC-III", "mimic3-synthetic": "synthetic records, not MIMIC-III"}
 
 
@@ -36,67 +45,59 @@ def read(params: Params) -> pd.DataFrame:
     """A line for each claim and data set.
 
     Returns:
-        ``page``: name of the notebook that shows it. ``claim``, ``whose`` (paper, ours), ``data``, ``profile``.
+        ``page``: name of the notebook that shows it. ``claim``, ``whose`` (one of `WHOSE`), ``data``, ``profile``.
         ``verdict``: as decided. ``word``: one of `SIGNS`, with which it begins. ``facts``: n, estimate and interval, as
-        text. ``because``. ``shows``: whether the paper's own numbers show it (yes, no, not printed). ``paper``: where.
+        text. ``because``, and ``likely``: our reading of why it fails, where there is one. ``shows``: whether the
+        paper's own numbers show it (yes, no, not printed). ``paper``: where.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a claim's number has no notebook in `SHOWN`.
     """
+    essl = TITLES[params.essl.name]
+    data = {"41_diagnosis": essl, "42_essl_methods": essl, COMPARE: DATA[params.study("main")[0].dataset]}
+    data |= {name: PEOPLE[params.study(name[3:])[0].dataset] for name in ("31_adult", "32_mimic")}
     found = []
-    for profile, folder in {f"profile {params.profile}": RESULTS, "full evidence": RESULTS / "full"}.items():
-        if folder != RESULTS and not (folder / COMPARE / "claims.csv").is_file():
-            continue
-        of = [_of_images(folder / COMPARE / "claims.csv", DATA[params.study("main")[0].dataset])]
-        for study in settings.PEOPLE:
-            for file in folder.glob(f"*_{study}/verdicts.csv"):
-                of.append(_of_notebook(file, PEOPLE[params.study(study)[0].dataset]))
-        found.append(pd.concat(of).assign(profile=profile))
-    lines = pd.concat(found, ignore_index=True)
+    for profile, folder in {f"profile {params.profile}": RESULTS, "full evidence": FULL}.items():
+        files = [folder / COMPARE / "claims.csv", *sorted(folder.glob("[0-9]*/verdicts.csv"))]
+        for file in files if folder == RESULTS or files[0].is_file() else files[1:]:
+            name = file.parent.name
+            found.append(_lines(file, name, data.get(name, "")).assign(profile=profile))
+    if (file := PHOTOGRAPHS / "verdicts.csv").is_file():
+        found.append(_lines(file, DIAGNOSIS, TITLES["cifar10-jpeg"]).assign(profile="full evidence"))
+    lines = pd.concat(found).sort_values("whose", key=lambda whose: whose.map([*WHOSE].index), kind="stable")
+    lines = lines.reset_index(drop=True)
     lines["word"] = [next(word for word in SIGNS if verdict.startswith(word)) for verdict in lines["verdict"]]
     return lines
 
 
-def _csv(file: Path) -> pd.DataFrame:
+def _lines(file: Path, notebook: str, data: str) -> pd.DataFrame:
+    """A table of claims in the columns of `read`, but for those that all of them have in common."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; run `dvc repro`.")
-    return pd.read_csv(file, keep_default_na=False, dtype=str)
-
-
-def _of_images(file: Path, data: str) -> pd.DataFrame:
-    lines, pages = _csv(file), {}
-    for claim in claiming.load():
-        about = claim.get("left", claim.get("curve"))
-        pages[claim["id"]] = re.split(r"[._]", about if isinstance(about, str) else about[0])[0]
-    if unknown := [name for name in lines["id"] if pages.get(name) not in SHOWN]:
-        raise ValueError(
-            f"{file} has the claim {unknown[0]!r}, and which notebook shows it is not known; run `dvc repro`, or add "
-            "the first word of its number to SHOWN in lib/report/book/verdicts.py."
-        )
-    page = lines["id"].map(pages).map(SHOWN)
-    # Claims about pairs of augmentations begin with the pair.
-    pair = lines["claim"].where(page == AUGMENTATIONS, f"{data}: " + lines["claim"]).str.partition(": ")
+    lines = pd.read_csv(file, keep_default_na=False, dtype=str)
+    page, claim = pd.Series(notebook, lines.index), lines["claim"]
+    if notebook == COMPARE:
+        pages = {}
+        for of in claiming.load():
+            about = of.get("left", of.get("curve"))
+            pages[of["id"]] = re.split(r"[._]", about if isinstance(about, str) else about[0])[0]
+        if unknown := [name for name in lines["id"] if pages.get(name) not in SHOWN]:
+            raise ValueError(
+                f"{file} has the claim {unknown[0]!r}, and which notebook shows it is not known; run `dvc repro`, or "
+                "add the first word of its number to SHOWN in lib/report/book/verdicts.py."
+            )
+        page = lines["id"].map(pages).map(SHOWN)
+    of_data = claim.where(page.isin(WITH_DATA), f"{data}: " + claim).str.partition(": ")
+    readings = {of["id"]: of["likely"] for of in claiming.load(notebook=None if notebook == COMPARE else notebook)
+                if "likely" in of}  # fmt: skip
     found = lines["estimate"] + (" (" + lines["interval"] + ")").where(lines["interval"] != "", "")
     facts = "n " + lines["n seeds"] + " × " + lines["n contexts"] + ", " + found
     return pd.DataFrame({
-        "page": page, "claim": pair[2].str[:1].str.upper() + pair[2].str[1:], "whose": lines["whose"],
-        "data": pair[0], "verdict": lines["verdict"],
+        "page": page, "claim": of_data[2].str[:1].str.upper() + of_data[2].str[1:], "whose": lines["whose"],
+        "data": of_data[0], "verdict": lines["verdict"],
         "facts": facts.where(lines["estimate"] != "", ""), "because": lines["because"] + ", asked " + lines["asked"],
-        "shows": lines["the paper shows it"], "paper": lines["paper"],
-    })  # fmt: skip
-
-
-def _of_notebook(file: Path, data: str) -> pd.DataFrame:
-    """Verdicts of a notebook that decides claims of its own, as `lib.people.verdicts` writes them."""
-    lines = _csv(file)
-    whose, found = lines["claim"].str.partition(": "), lines["evidence"].str.partition(", asked ")
-    decided = found[1] != ""
-    return pd.DataFrame({
-        "page": file.parent.name, "claim": whose[2].str[:1].str.upper() + whose[2].str[1:], "whose": whose[0],
-        "data": data, "verdict": lines["verdict"], "facts": ("n " + lines["n"] + ", " + found[0]).where(decided, ""),
-        "because": ("asked " + found[2]).where(decided, lines["evidence"]), "shows": lines["the paper shows it"],
-        "paper": "",
+        "likely": lines["id"].map(readings).fillna(""), "shows": lines["the paper shows it"], "paper": lines["paper"],
     })  # fmt: skip
 
 
@@ -116,61 +117,80 @@ def page(params: Params, names: Sequence[str]) -> tuple[str, str]:
         for name, of in notebooks.items()
     }
     titles = {name: of[0] for name, of in headings.items()}
-    # A verdict leads to the first table or figure of the paper that its claim names and a heading of its notebook, too.
-    named = {name: {anchor for heading in of for anchor in artefacts(heading)} for name, of in headings.items()}
+    # A verdict leads to the first table or figure of the paper that its claim names and a heading of its notebook, too,
+    # or to the figure of the notebook that shows what it is about.
+    places = {name: {anchor for heading in of for anchor in artefacts(heading)} for name, of in headings.items()}
+    own = {name: f"#figure-{n}" for name, n in FIGURE.items() if name in notebooks and _pictures(notebooks[name]) >= n}
     lines["link"] = [
-        f"notebooks/{name}.ipynb" + next((f"#{at}" for at in artefacts(paper) if at in named[name]), "")
+        f"notebooks/{name}.ipynb" + next((f"#{at}" for at in artefacts(paper) if at in places[name]), own.get(name, ""))
         for name, paper in zip(lines["page"], lines["paper"])
     ]
     glance = _glance(lines, titles)
-    of_paper = lines[lines["whose"] == "paper"]
-    of_paper = of_paper.drop_duplicates(
-        ["page", "claim", "data"], keep="last"
-    )  # of the full evidence where it is there
-    failed = of_paper[of_paper["word"].isin(["does not", "mixed"])].sort_values("word", kind="stable")
-    untested = of_paper[of_paper["word"] == "not testable"]
-    parts = [
-        "# Claims and data: the verdicts", RULES, glance, "## What did not reproduce, and why",
-        _reasons(failed) or "Every claim of the paper that could be tested holds.",
-        f"<details><summary>Not testable here: {len(untested)}</summary>", _reasons(untested), "</details>",
-    ]  # fmt: skip
-    for name, of in lines.groupby("page", sort=False):
-        parts += [f"## {titles[name]}", f"Shown in [{name}](notebooks/{name}.ipynb).", _claims(of)]
+    parts = ["# Claims and data: the verdicts", RULES, glance]
+    # Of the full evidence where it is there.
+    latest = lines.drop_duplicates(["whose", "page", "claim", "data"], keep="last")
+    for whose in ("paper", "essl"):
+        of = latest[latest["whose"] == whose]
+        failed = of[of["word"].isin(FAILED)].sort_values("word", kind="stable")
+        untested = of[of["word"] == "not testable"]
+        if len(of):
+            tested = "No claim can be tested." if len(untested) == len(of) else "All that can be tested hold."
+            parts += [
+                f"## {WHOSE[whose]}: what did not reproduce, and why", _reasons(failed) or tested,
+                f"<details><summary>Not testable here: {len(untested)}</summary>", _reasons(untested), "</details>",
+            ]  # fmt: skip
+    for (whose, name), of in lines.groupby(["whose", "page"], sort=False):
+        about = titles[name].removeprefix("E-SSL: ")
+        heading = f"## {WHOSE[whose]}: {about[0].upper() + about[1:]}"
+        parts += [heading, f"Shown in [{name}](notebooks/{name}.ipynb).", _claims(of)]
     return glance, "\n\n".join(parts) + "\n"
 
 
+def _pictures(notebook: nbformat.NotebookNode) -> int:
+    """How many pictures the cells of an executed notebook show."""
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return sum("image/png" in out.get("data", {}) for out in outputs)
+
+
 RULES = """\
-A claim *holds* if it does in every seed and in the whole 95 % interval over seeds and contexts, it *does not* if it
-does in none; anything between is *mixed*. It is *not testable* where its model has not learned what is asked, where
-trainings of different budgets would be compared, or where a number is missing. Claims about images are predicates in
-`paper/claims.yaml`, which [20_compare](notebooks/20_compare.ipynb) asks of our numbers, of the published ones and of a
-constant model; notebooks about other data decide their own. Every verdict leads to the table or figure behind it."""
+A claim *holds* if it does in every seed and in the whole 95 % interval, Student's over seeds (of one seed: over its
+contexts alone), it *does not* if it does in none; anything between is *mixed*. It is *not testable* where its model has
+not learned what is asked, where trainings of different budgets would be compared, where a number is missing, or where
+nothing was repeated, so that there is no interval. Claims are predicates, most in `paper/claims.yaml`, and all are
+asked of a constant model, too, of which none may hold. [20_compare](notebooks/20_compare.ipynb) decides those about
+images, other notebooks their own. Of E-SSL's paper signs are known here, not numbers. Every verdict leads to the table
+or figure behind it."""
 
 
 def _glance(lines: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Questions and data × profiles, a sign for each claim of the paper; the last row counts."""
-    of_paper = lines[lines["whose"] == "paper"]
-    of_paper = of_paper.assign(data=of_paper["data"].str.replace(r", \w+ latents$", "", regex=True))
-    profiles = list(of_paper["profile"].unique())
-    rows = [["The paper's claims", "on", *profiles]]
-    for (page_name, data), of in of_paper.groupby(["page", "data"], sort=False):
-        signs = of.apply(lambda line: _link(line, SIGNS[line["word"]]), axis=1).groupby(of["profile"]).agg(" ".join)
-        question = f"[{_cell(titles[page_name])}](notebooks/{page_name}.ipynb)"
-        rows.append([question, data, *(signs.get(profile, "") for profile in profiles)])
-    counts = pd.crosstab(of_paper["word"], of_paper["profile"]).reindex(SIGNS, fill_value=0)
-    told = [", ".join(f"{word} {n}" for word, n in counts[profile].items() if n) for profile in profiles]
+    """Questions and data × profiles, a sign for each claim of a paper; the last row of each paper counts."""
+    profiles = list(lines["profile"].unique())
+    rows = [["The papers' claims", "on", *profiles]]
+    for whose in ("paper", "essl"):
+        of_paper = lines[lines["whose"] == whose]
+        of_paper = of_paper.assign(data=of_paper["data"].str.replace(r", \w+ latents$", "", regex=True))
+        for (page_name, data), of in of_paper.groupby(["page", "data"], sort=False):
+            signs = of.apply(lambda line: _link(line, SIGNS[line["word"]]), axis=1).groupby(of["profile"]).agg(" ".join)
+            question = f"[{_cell(titles[page_name])}](notebooks/{page_name}.ipynb)"
+            rows.append([question, data, *(signs.get(profile, "") for profile in profiles)])
+        counts = pd.crosstab(of_paper["word"], of_paper["profile"]).reindex(SIGNS, fill_value=0)
+        counts = counts.reindex(columns=profiles, fill_value=0)
+        told = [", ".join(f"{word} {n}" for word, n in counts[profile].items() if n) for profile in profiles]
+        if len(of_paper):
+            rows.append([f"**{WHOSE[whose]}**", "", *told])
     legend = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
-    return _table([*rows, [f"*{legend}*", "", *told]])
+    return _table(rows) + f"\n\n*{legend}*"
 
 
 def _reasons(lines: pd.DataFrame) -> str:
-    """A list: which claim, on which data, what was found."""
+    """A list: which claim, on which data, what was found, and why, as we read it."""
     told = []
     for _, line in lines.iterrows():
         claim, found = _cell(line["claim"]), _cell("; ".join(filter(None, [line["facts"], line["because"]])))
         also = " The paper's own numbers do not show it either." * (line["shows"] == "no")
         on = f"(*{line['data']}, {line['profile']}*)"
-        told.append(f"- {_link(line, line['verdict'])} {claim} {on}: {found}.{also}")
+        likely = f" *Likely why:* {_cell(line['likely'])}" if line["likely"] and line["word"] in FAILED else ""
+        told.append(f"- {_link(line, line['verdict'])} {claim} {on}: {found}.{also}{likely}")
     return "\n".join(told)
 
 
@@ -178,15 +198,14 @@ def _claims(lines: pd.DataFrame) -> str:
     """Claims × data and profiles, each cell a verdict in its color, with n and interval."""
     lines = lines.assign(column=lines["data"] + ", " + lines["profile"])
     columns = list(lines["column"].unique())
-    rows = [["Claim", *columns, "In the paper", "Its own numbers"]]
+    rows = [["Claim", *columns, "In the paper", "The paper's numbers"]]
     for claim, of in lines.groupby("claim", sort=False):
         cells = {
             line["column"]: f"{_link(line, line['verdict'])}<br>{_cell(line['facts'])}" for _, line in of.iterrows()
         }
         first = of.iloc[0]
         shown = {"yes": "show it", "no": "do not show it"}.get(first["shows"], first["shows"])
-        own = "*Ours:* " * (first["whose"] == "ours")
-        rows.append([own + _cell(claim), *(cells.get(at, "") for at in columns), _cell(first["paper"]), shown])
+        rows.append([_cell(claim), *(cells.get(at, "") for at in columns), _cell(first["paper"]), shown])
     return _table(rows)
 
 
