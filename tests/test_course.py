@@ -110,6 +110,10 @@ def test_a_session_has_all_its_parts(page):
     ]  # fmt: skip
     assert sum(map(int, re.findall(r"(?m)^\| (\d+) \|", text.partition("## Assignment")[2]))) == 10, "ten points"
     assert re.search(r"about \d+ minutes?", text), "what the hypothesis costs"
+    hypothesis = text.partition("## Hypothesis")[2].partition("## Assignment")[0]
+    assert "python -m lib use course" in hypothesis, "the way back to the profile"
+    notes = re.findall(r"(?m)^- \*\*(\w+)", text.partition("## Notes for the teacher")[2])
+    assert {"Misconceptions", "Opening", "Expected", "Timing"} <= set(notes)
 
 
 def named_exercises():
