@@ -1,7 +1,7 @@
 # make          the environment, then every stage whose inputs changed (the default profile from nothing: see README.md)
 # make test     the environment, then all tests
 # make ci       the environment, then the test that runs the whole pipeline at tiny sizes in a temporary copy
-# make lab      the environment, then JupyterLab
+# make lab      the environment, then JupyterLab at the overview of the notebooks
 # All are safe to repeat. VENV=folder puts the environment elsewhere; PYTHON=program picks the Python that makes it.
 
 VENV ?= .venv
@@ -29,8 +29,9 @@ test: environment
 ci: environment
 	python -m pytest -s tests/test_pipeline.py
 
+# notebooks/.lab shows Markdown as a page, and asks no network for news; your own settings stay as they are.
 lab: environment
-	jupyter lab notebooks
+	jupyter lab --LabApp.app_settings_dir=notebooks/.lab --LabApp.default_url=/lab/tree/notebooks/README.md
 
 environment: $(VENV)/installed.txt
 

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lib.pipeline import run, settings
+from lib.report import book
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -159,6 +160,19 @@ def test_stage_depends_on_what_it_imports(name):
 def test_every_notebook_is_a_stage():
     used = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith("notebooks/")}
     assert used == {f"notebooks/{path.name}" for path in NOTEBOOKS}
+
+
+def test_the_overview_leads_through_the_notebooks_as_the_book_does():
+    """notebooks/README.md has each notebook's own question, in the order of the book's contents."""
+    overview = (ROOT / "notebooks/README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[\w+\]\((\w+)\.ipynb\) \| (.+) \|$", overview, re.M)
+    contents = yaml.load((ROOT / "lib/report/book/contents.yaml").read_text(encoding="utf-8"))
+    ordered = book.ordered(contents, [*book.OWN, *(path.stem for path in NOTEBOOKS)])
+    assert [name for name, _ in listed] == [name for _, part in ordered for name in part if name not in book.OWN]
+    for name, question in listed:
+        cells = read(ROOT / f"notebooks/{name}.ipynb").cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert question == " ".join(re.search(r"(?s)\*\*(.+?\?)\*\*", text)[1].split()), name
 
 
 def test_every_command_of_the_notebooks_exists():

@@ -30,6 +30,7 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
+    field_serializer,
     model_serializer,
     model_validator,
 )
@@ -511,6 +512,11 @@ class Params(Section):
     bases: dict[str, Changes]
     runs: dict[Name, Changes]
     robustness: dict[Name, Variation]
+
+    @field_serializer("robustness")
+    def _what_is_changed(self, robustness: dict[str, Variation]) -> dict[str, dict]:
+        """Without the keys that a change leaves alone, which are nearly all."""
+        return {name: change.model_dump(mode="json", exclude_unset=True) for name, change in robustness.items()}
 
     def run(self, name: str, **changes: Any) -> Run:
         """A run: its bases, itself and further flat changes, merged.  Raises ValueError as `load` does."""
