@@ -158,7 +158,7 @@ def test_stage_depends_on_what_it_imports(name):
 
 
 def test_every_notebook_is_a_stage():
-    used = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith("notebooks/")}
+    used = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.endswith(".ipynb")}
     assert used == {f"notebooks/{path.name}" for path in NOTEBOOKS}
 
 
