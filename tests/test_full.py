@@ -197,34 +197,41 @@ def test_one_diverging_training_does_not_end_the_others(workspace, monkeypatch):
     assert "- The loss of simclr is nan." in (full.OUT / "README.md").read_text()
 
 
-def test_rows_of_essl_are_kept_as_its_notebooks_make_them(workspace, trained, monkeypatch):
+def test_essl_is_shown_from_rows_that_another_machine_has_made(workspace, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr(full.photonics, "cases", lambda photonics: [])
-    run = "rotation-sensitivity"
+    monkeypatch.setattr(
+        full, "plan", lambda params, plan=full.plan: [of for of in plan(params) if isinstance(of.run, full.essl.Case)]
+    )
+    monkeypatch.setattr(full, "load_images", lambda spec: "images")
+    monkeypatch.setattr(full.essl, "digest", lambda images: images)
+    monkeypatch.setattr(full, "execute", lambda notebook: executed.append(notebook) or "")
+    trained = []
 
-    def execute(notebook):
-        executed.append(notebook)
-        own = {"41_diagnosis": "essl-diagnosis", "42_essl_methods": "essl-methods"}.get(notebook)
-        tasks = [task for task in full.plan(settings.load(full.PROFILE)) if task.run.study == own]
-        rows = [{"run": of.run.name, "seed": of.seed, "metric": "linear", "value": 1 / 3, "floor": 25} for of in tasks]
-        if rows:
-            folder = full.WORKSPACE / "build/essl" / own
-            folder.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
-        return ""
+    def work(case, seed, images, name, of, report, **more):
+        trained.append((case.name, seed))
+        rows = pd.DataFrame([("test", "linear", 1 / 3, 25.0, 9)], columns=["split", "metric", "value", "floor", "n"])
+        store.add("evaluations", name, of, lambda folder: rows.to_csv(folder / "rows.csv", index=False))
 
-    executed = []
-    monkeypatch.setattr(full, "execute", execute)
-    monkeypatch.setattr(full, "compute_all", lambda *_: [])
+    monkeypatch.setattr(full.essl, "work", work)
+    executed, tasks = [], full.plan(settings.load(full.PROFILE))
     full.main()
-    assert {"41_diagnosis", "42_essl_methods"} <= set(executed)
+    assert len(trained) == len(tasks) > 0 and {"41_diagnosis", "42_essl_methods"} <= set(executed)
     rows = pd.read_csv(full.ROWS / "essl-diagnosis/rows.csv.gz")
-    assert rows.loc[rows["run"] == run, "seed"].tolist() == [0, 1] and set(rows["value"]) == {0.33333}
+    of_run = rows[rows["run"] == "rotation-sensitivity"]
+    assert of_run["seed"].tolist() == [0, 1] and set(of_run["role"]) == {"sensitivity"}
+    assert set(rows["value"]) == {0.33333}
+
     before = keys()
-    executed.clear()
+    shutil.rmtree(store.folder())
+    trained.clear()
     full.main()
-    assert not {"41_diagnosis", "42_essl_methods"} & set(executed) and keys() == before
+    assert trained == [] and keys() == before
+    shown = full.essl.diagnosis(settings.load(full.PROFILE).essl)
+    Path("params.yaml").write_bytes(full.PROFILE.read_bytes())
+    found = full.essl.rows_of(shown, "images", settings.load().essl)  # as the notebook has it
+    assert trained == [] and set(found["value"]) == {0.33333} and len(found) == 2 * len(shown)
+
     edit("third_size: 16", "third_size: 8")
     full.main(minutes=0)
     assert set(before) - set(keys()) == {(name, seed) for name, seed in before if "sens" in name or "control" in name

@@ -22,6 +22,8 @@ from lib.pipeline.settings import Device, Essl, Invariant, Section
 
 #: Raised when a training computes other weights.
 VERSION = 1
+#: Columns of rows that say whose they are.
+NAMED = ["run", "study", "method", "role", "transformation", "steps", "seed"]
 
 
 class Case(Section):
@@ -147,29 +149,37 @@ def rows_of(cases: Sequence[Case], images, essl: Essl) -> pd.DataFrame:
         Tidy rows: run, study, method, role, transformation, steps, seed and the columns of `evaluation.evaluate`;
         metric ``seconds``, of split train, is the processor's time of the training.
     """
-    device, of_images = settings.load().device, {"images": digest(images)}
+    device = settings.load().device
     tasks = [(case, seed, images) for case in cases for seed in case.seeds]
-    told = [recipe_of_rows(case, seed, essl) | of_images for case, seed, _ in tasks]
     entries = pipeline.compute(
-        "evaluations", tasks, told, partial(_work, essl=essl, device=device),
-        costs=[cost(case, essl) for case, *_ in tasks],
+        "evaluations", tasks, [dependencies_of_rows(*task, essl) for task in tasks],
+        partial(work, essl=essl, device=device), costs=[cost(case, essl) for case, *_ in tasks],
         units=[case.steps + 1 for case, *_ in tasks], unit="step", device=device,
     )  # fmt: skip
-    found = []
-    for (case, seed, _), entry in zip(tasks, entries):
-        own = {"run": case.name, "seed": seed, "transformation": case.transformation}
-        own |= {key: getattr(case, key) for key in ("study", "method", "role", "steps")}
-        found.append(pd.read_csv(entry / "rows.csv").assign(**own))
-    columns = ["run", "study", "method", "role", "transformation", "steps", "seed"]
-    frame = pd.concat(found, ignore_index=True)
-    return frame[columns + [name for name in frame if name not in columns]]
+    return pd.concat([rows_in(entry, *task[:2]) for task, entry in zip(tasks, entries)], ignore_index=True)
 
 
-def _work(
+def dependencies_of_rows(case: Case, seed: int, images, essl: Essl) -> dict:
+    """The key in the store of a task's rows: settings and images."""
+    return recipe_of_rows(case, seed, essl) | {"images": digest(images)}
+
+
+def rows_in(entry: Path, case: Case, seed: int) -> pd.DataFrame:
+    """Rows of a task from its entry of the store, with the columns of `rows_of`."""
+    own = {key: getattr(case, key) for key in ("study", "method", "role", "transformation", "steps")}
+    rows = pd.read_csv(entry / "rows.csv").assign(run=case.name, seed=seed, **own)
+    return rows[[*NAMED, *rows.columns.difference(NAMED, sort=False)]]
+
+
+def work(
     case: Case, seed: int, images, name: str, dependencies: Mapping, report: Callable[[float], None], *, essl: Essl,
     device: Device,
 ) -> None:  # fmt: skip
-    """One task, in a process of its own: the training and the rows, as far as the store has them not."""
+    """One task, in this process: the training and the rows, as far as the store has them not.
+
+    Args:
+        name, dependencies: of the rows in the store. report: is told the steps done; the last is the evaluation.
+    """
     if store.find("evaluations", name):
         return  # made by another process meanwhile
     torch.set_num_threads(1)

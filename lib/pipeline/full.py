@@ -26,12 +26,15 @@ from typing import NamedTuple
 import joblib
 import pandas as pd
 import papermill
+import torch
 from ruamel.yaml import YAML
 
 from lib.data import augment
 from lib.data.threediebench import import_3diebench
 from lib.data.views import load_views, save_views
 from lib.essl import study as essl
+from lib.essl.data import Images
+from lib.essl.data import load as load_images
 from lib.evaluation.evaluate import DEPENDENCIES, VERSION, evaluate_and_find_neighbors
 from lib.method.methods import METHODS
 from lib.miniature.dataset import render_miniature
@@ -47,16 +50,17 @@ PROFILE, WORKSPACE = Path("profiles/full.yaml"), Path("build/full")
 OUT = Path("results/full")
 ROWS = OUT / "rows"
 #: Studies that their own notebook trains, evaluates and shows.
-BY_NOTEBOOK = dict(zip(PEOPLE, ("31_adult", "32_mimic"))) | {
-    "essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods", "photonics": "43_photonics",
-}  # fmt: skip
+BY_NOTEBOOK = dict(zip(PEOPLE, ("31_adult", "32_mimic"))) | {"photonics": "43_photonics"}
+#: Studies whose notebook takes its rows from the store.
+FROM_STORE = {"essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods"}
 SECTIONS = (
     "10_main_results", "11_masking", "12_auxiliary", "13_labels", "14_single", "15_representations",
     "33_augmentation_tables", "20_compare", "17_robustness",
 )  # fmt: skip
 #: Seconds for each image or token of a training, its evaluation included, until some task was timed.
 SECONDS = 4e-4
-KEYS = ("run", "seed", "key", "processor", "train_seconds", "evaluation_seconds", "commit", "date")
+TEXT = {"dtype": "str", "keep_default_na": False}  # how rows are read, so that they are written as they were
+KEYS = ("run", "seed", "key", "processor", "torch", "train_seconds", "evaluation_seconds", "commit", "date")
 
 
 class Task(NamedTuple):
@@ -162,7 +166,7 @@ def read(tasks: Sequence[Task]) -> dict[tuple[str, int], Done]:
     """The finished tasks of results/full/rows/ by run and seed, without those whose recipe is another one now."""
     keys, found = {task.at: task.key for task in tasks}, {}
     for file in sorted(ROWS.glob("*/keys.csv")):
-        rows = pd.read_csv(file.with_name("rows.csv.gz"), dtype="str", keep_default_na=False)
+        rows = pd.read_csv(file.with_name("rows.csv.gz"), **TEXT)
         parts = {(name, int(seed)): part for (name, seed), part in rows.groupby(["run", "seed"], sort=False)}
         for told in pd.read_csv(file).astype(object).to_dict("records"):
             at = told["run"], told["seed"]
@@ -198,17 +202,20 @@ def write(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]
     part.replace(folder)
 
 
-def finished_rows(file: Path) -> pd.DataFrame:
+def finished_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of an evaluation as text, their numbers to five significant digits."""
-    rows = pd.read_csv(file, dtype="str", keep_default_na=False)
+    rows = rows.astype("str").where(rows.notna(), "")
     return rows.assign(**{of: [cell and f"{float(cell):.5g}" for cell in rows[of]] for of in ("value", "floor")})
 
 
 def line(task: Task, train_seconds: float, evaluation_seconds: float) -> dict:
     """A task's line of keys.csv; nan are the seconds of what was in the store before."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    gpu = study.place(task.params.device) == "cuda"
     return {
-        "run": task.run.name, "seed": task.seed, "key": task.key, "processor": processor(),
+        "run": task.run.name, "seed": task.seed, "key": task.key,
+        "processor": torch.cuda.get_device_name() if gpu else processor(),
+        "torch": torch.__version__.partition("+")[0],
         "train_seconds": train_seconds, "evaluation_seconds": evaluation_seconds,
         "commit": git.stdout.strip() or "unknown", "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
@@ -218,26 +225,44 @@ def line(task: Task, train_seconds: float, evaluation_seconds: float) -> dict:
 
 
 def compute(
-    task: Task, folder: Path, seconds: float, report: Callable[[float], None]
+    task: Task, data: Path | Images, seconds: float, report: Callable[[float], None]
 ) -> tuple[Task, Done | str]:  # fmt: skip
-    """A task from its views, in this process; `report` is told how many of the expected `seconds` are behind it.
+    """A task from its views (their folder) or images, in this process.
 
-    Returns what went wrong where the training diverged, for the other tasks go on.
+    `report` is told how many of the expected `seconds` are behind it. Returns what went wrong where the training
+    diverged, for the other tasks go on.
     """
-    (params, run, seed), steps = task, task.run.pretrain.steps
-    views, begin = load_views(folder), time()
+    work, begin = _compute_essl if isinstance(task.run, essl.Case) else _compute_run, time()
     try:
-        trained = study.training(run, seed, views, params.device, lambda done: report(seconds * done / steps / 2))
+        rows, trained, evaluated = work(task, data, lambda share: report(seconds * share))
     except FloatingPointError as error:
         return task, str(error)
-    between = time()
+    report(seconds)
+    spent = line(task, _since(trained, begin), _since(evaluated, max(begin, trained.stat().st_mtime)))
+    return task, Done(rows, spent)
+
+
+def _compute_run(task: Task, folder: Path, report: Callable[[float], None]) -> tuple[pd.DataFrame, Path, Path]:
+    """Rows, and the store's entries of training and evaluation; `report` is told the share done."""
+    (params, run, seed), views, steps = task, load_views(folder), task.run.pretrain.steps
+    trained = study.training(run, seed, views, params.device, lambda done: report(done / steps / 2))
     evaluated = study.evaluation(
         run, seed, views, trained / "model.safetensors", evaluate_and_find_neighbors, DEPENDENCIES, params.device,
-        lambda share: report(seconds * (1 + share) / 2),
+        lambda share: report((1 + share) / 2),
     )  # fmt: skip
-    report(seconds)
-    rows, spent = finished_rows(evaluated / "rows.csv"), (_since(trained, begin), _since(evaluated, between))
-    return task, Done(rows, line(task, *spent))
+    return finished_rows(pd.read_csv(evaluated / "rows.csv", **TEXT)), trained, evaluated
+
+
+def _compute_essl(task: Task, images: Images, report: Callable[[float], None]) -> tuple[pd.DataFrame, Path, Path]:
+    """The same of a case of E-SSL; its training and evaluation are one entry."""
+    params, case, seed = task
+    of = essl.dependencies_of_rows(case, seed, images, params.essl)
+    essl.work(
+        case, seed, images, store.key(of), of, lambda done: report(done / (case.steps + 1)), essl=params.essl,
+        device=params.device,
+    )  # fmt: skip
+    entry = store.find("evaluations", store.key(of))
+    return finished_rows(essl.rows_in(entry, case, seed)), entry, entry
 
 
 def _since(entry: Path, begin: float) -> float:
@@ -264,12 +289,15 @@ def compute_all(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until:
     missing, wrong = [task for task in tasks if task.at not in done and task.run.study not in BY_NOTEBOOK], []
     if not missing or time() > until:
         return wrong
-    folders = [views_folder(task.params, task.run.dataset) for task in missing]
+    images = None  # drawn once: those of E-SSL are the same for all
+    if essls := [task for task in missing if isinstance(task.run, essl.Case)]:
+        images = load_images(essls[0].params.essl)
+    data = [images if task in essls else views_folder(task.params, task.run.dataset) for task in missing]
     seconds = [expected_seconds(tasks, done)[task.at] for task in missing]
     with tempfile.TemporaryDirectory() as scratch:
         progress = study.Progress(Path(scratch) / "progress", len(missing))
         calls = (
-            joblib.delayed(compute)(task, folders[slot], seconds[slot], progress.reporter(slot))
+            joblib.delayed(compute)(task, data[slot], seconds[slot], progress.reporter(slot))
             for slot, task in enumerate(missing)
             if time() < until
         )
@@ -286,7 +314,7 @@ def compute_all(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until:
 
 
 def compute_by_notebook(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until: float) -> list[str]:
-    """The studies of people and of E-SSL, each as a whole by its notebook, as `compute_all` the others."""
+    """The studies of people and of photonics, each as a whole by its notebook, as `compute_all` the others."""
     wrong = []
     for name, notebook in BY_NOTEBOOK.items():
         mine, begin = [task for task in tasks if task.run.study == name], time()
@@ -296,8 +324,8 @@ def compute_by_notebook(tasks: Sequence[Task], done: dict[tuple[str, int], Done]
         if error := execute(notebook):
             wrong.append(error)
             continue
-        folder = "evaluations" if name in PEOPLE else "essl"
-        rows = finished_rows(WORKSPACE / "build" / folder / name / "rows.csv")
+        folder = WORKSPACE / "build" / ("evaluations" if name in PEOPLE else "essl") / name
+        rows = finished_rows(pd.read_csv(folder / "rows.csv", **TEXT))
         for task in mine:
             of = rows[(rows["run"] == task.run.name) & (rows["seed"] == str(task.seed))]
             done[task.at] = Done(of, line(task, round((time() - begin) / len(mine)), 0))
@@ -320,6 +348,27 @@ def prepare(studies: Sequence[str]) -> None:
             link.symlink_to(target.resolve())
     evaluations.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROFILE, WORKSPACE / "params.yaml")
+
+
+def lend(tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> list[str]:
+    """Put the rows of E-SSL into the store, also those of another machine; returns the notebooks that need no more."""
+    whole = []
+    for name, notebook in FROM_STORE.items():
+        mine = [task for task in tasks if task.run.study == name]
+        if not mine or not all(task.at in done for task in mine):
+            continue
+        images = load_images(mine[0].params.essl)
+        for task in mine:
+            of = essl.dependencies_of_rows(task.run, task.seed, images, task.params.essl)
+            if not store.find("evaluations", store.key(of)):
+                rows = done[task.at].rows.drop(columns=essl.NAMED)
+                store.add("evaluations", store.key(of), of, partial(_write_rows, rows))
+        whole.append(notebook)
+    return whole
+
+
+def _write_rows(rows: pd.DataFrame, folder: Path) -> None:
+    rows.to_csv(folder / "rows.csv", index=False)
 
 
 def execute(notebook: str) -> str:
@@ -348,7 +397,7 @@ def report(tasks: Sequence[Task], done: Mapping[tuple[str, int], Done], wrong: S
         by = lines.groupby("study", sort=False)
         table = by.agg(checkpoints=("seed", "size"), hours=("hours", "sum"))
         table.insert(1, "of", pd.Series([task.run.study for task in tasks]).value_counts())
-        for name in ("processor", "commit", "date"):
+        for name in ("processor", "torch", "commit", "date"):
             table[name] = by[name].agg(lambda of: ", ".join(sorted(set(of))))
         text.append(markdown(table.reset_index()))
     if wrong:
@@ -371,6 +420,6 @@ def main(minutes: float | None = None) -> None:
         print(f"{len(left)} of {len(tasks)} tasks are left, about {hours:.1f} hours with {count} at a time; the same "
               "command goes on.")  # fmt: skip
     prepare([path.name for path in ROWS.glob("*/") if path.name != "robustness"])
-    wrong += filter(None, map(execute, SECTIONS))
+    wrong += filter(None, map(execute, [*SECTIONS, *lend(tasks, done)]))
     (OUT / "README.md").write_text(report(tasks, done, wrong), encoding="utf-8")
     print("\n".join([*wrong, f"Rows, tables and verdicts are in {OUT}/."]))
