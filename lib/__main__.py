@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         essl_photographs.main(given.folder)
     elif given.command == "book":
-        from lib.report import book
+        from lib import book
 
         book.main()
     elif given.command == "benchmark":

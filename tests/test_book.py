@@ -11,8 +11,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib.report import book
-from lib.report.book import extension
+from lib import book
+from lib.book import extension, verdicts
+from lib.report import claims
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of Sphinx's own extensions
 ROOT = Path(__file__).parents[1]
@@ -228,8 +229,15 @@ def test_headings_name_tables_and_figures():
     assert extension.artefacts("A table of figures") == []
 
 
+def test_cells_have_the_colors_of_verdicts():
+    style = (ROOT / "lib/book/static/book.css").read_text(encoding="utf-8")
+    told = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", style))
+    assert told == {word.replace(" ", "-"): color for word, color in claims.VERDICTS.items()}
+    assert list(verdicts.SIGNS) == list(claims.VERDICTS)
+
+
 def test_every_paper_that_a_notebook_cites_is_in_the_bibliography():
-    entries = (ROOT / "lib/report/book/references.bib").read_text(encoding="utf-8").split("\n@")
+    entries = (ROOT / "lib/book/references.bib").read_text(encoding="utf-8").split("\n@")
     known = {(re.search(r"author\s*= \{([\w ]+)", of)[1], re.search(r"year\s*= \{(\d+)", of)[1]) for of in entries}
     cited = set()
     for path in (ROOT / "notebooks").rglob("*.ipynb"):

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from ruamel.yaml import YAML
 
+from lib import book
 from lib.pipeline import run, settings
-from lib.report import book
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -137,7 +137,7 @@ def used_of_lib(name):
     command = STAGES[name]["cmd"].split()
     if name in OF_NOTEBOOKS:
         return closure(python_of(read(ROOT / "notebooks" / f"{command[4]}.ipynb"))) - CARRIERS
-    module = {"plan": "lib/pipeline/settings.py", "book": "lib/report/book/__init__.py"}[name]
+    module = {"plan": "lib/pipeline/settings.py", "book": "lib/book/__init__.py"}[name]
     found = closure((ROOT / module).read_text(encoding="utf-8")) | {module}
     return found if name == "plan" else found - CARRIERS
 
@@ -166,7 +166,7 @@ def test_the_overview_leads_through_the_notebooks_as_the_book_does():
     """notebooks/README.md has each notebook's own question, in the order of the book's contents."""
     overview = (ROOT / "notebooks/README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[\w+\]\((\w+)\.ipynb\) \| (.+) \|$", overview, re.M)
-    contents = yaml.load((ROOT / "lib/report/book/contents.yaml").read_text(encoding="utf-8"))
+    contents = yaml.load((ROOT / "lib/book/contents.yaml").read_text(encoding="utf-8"))
     ordered = book.ordered(contents, [*book.OWN, *(path.stem for path in NOTEBOOKS)])
     assert [name for name, _ in listed] == [name for _, part in ordered for name in part if name not in book.OWN]
     for name, question in listed:

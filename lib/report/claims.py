@@ -23,6 +23,20 @@ BUDGET = {"steps": "updates", "images": "images", "seeds": "seeds"}
 COVERAGE = 0.95
 #: Columns of a `table` that tell a reader the verdict; the others say what exactly was asked, and of whom.
 BRIEF = ["claim", "verdict", "n seeds", "n contexts", "estimate", "interval", "because"]
+#: What a verdict begins with, and its color, apart from the others for any color vision.
+VERDICTS = {"holds": "#56b4a0", "mixed": "#ecc94b", "does not": "#d55e00", "not testable": "#e0e0e0"}
+#: The subject of a claim about the paper's tables and figures, and the notebook that shows its numbers, by their first
+#: word (`first_word`).
+SUBJECTS = {
+    "relative": ("adaptation to context", "10_main_results"),
+    "individual": ("adaptation to context", "10_main_results"),
+    "retrieval": ("retrieval", "10_main_results"), "neighbors": ("nearest neighbors", "16_neighbors"),
+    "invariant": ("beside baselines", "10_main_results"), "trained": ("beside baselines", "10_main_results"),
+    "shortcut": ("masking", "11_masking"), "masking": ("masking", "11_masking"),
+    "auxiliary": ("auxiliary predictor", "12_auxiliary"), "labels": ("labels by context", "13_labels"),
+    "single": ("one group alone", "14_single"), "drop": ("representation, embedding", "15_representations"),
+    "augmentations": ("augmentations", "33_augmentation_tables"),
+}  # fmt: skip
 #: What stands below a `table`.
 LEGEND = (
     "n: seeds of the run that has fewest, and contexts of each; estimate: what is asked about, of the worst case; "
@@ -30,6 +44,12 @@ LEGEND = (
     "none); the paper: the same asked of its numbers, pooled R² rescaled so that a constant is at 0; constant model: "
     "every number is its floor."
 )
+
+
+def first_word(claim: Mapping) -> str:
+    """Of the name of the number that a claim is about, the part by which `SUBJECTS` knows it."""
+    about = claim.get("left", claim.get("curve"))
+    return re.split(r"[._]", about if isinstance(about, str) else about[0])[0]
 
 
 @dataclass(frozen=True)

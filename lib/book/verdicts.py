@@ -12,10 +12,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
+from lib.book.extension import artefacts
 from lib.essl.data import TITLES
 from lib.pipeline.settings import Params
 from lib.report import claims as claiming
-from lib.report.book.extension import artefacts
 from lib.report.results import DATA
 
 RESULTS, EXECUTED = Path("results"), Path("build/notebooks")
@@ -26,13 +26,6 @@ SIGNS = {"holds": "●", "mixed": "◐", "does not": "○", "not testable": "–
 FAILED = ("does not", "mixed")
 #: Whose claims, apart from each other.
 WHOSE = {"paper": "ContextSSL", "essl": "E-SSL", "ours": "Our own"}
-#: The notebook that shows a number, by the beginning of its name in paper/claims.yaml.
-SHOWN = {
-    "relative": "10_main_results", "individual": "10_main_results", "retrieval": "10_main_results",
-    "invariant": "10_main_results", "trained": "10_main_results", "shortcut": "11_masking", "masking": "11_masking",
-    "auxiliary": "12_auxiliary", "labels": "13_labels", "single": "14_single", "drop": "15_representations",
-    "neighbors": "16_neighbors", "augmentations": AUGMENTATIONS,
-}  # fmt: skip
 #: Notebooks whose claims begin with what their data are.
 WITH_DATA = (AUGMENTATIONS, "43_photonics", "44_bridge")
 #: Which of a notebook's figures shows what its claims are about.
@@ -52,7 +45,7 @@ def read(params: Params) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a claim's number has no notebook in `SHOWN`.
+        ValueError: a claim's number has no notebook in `lib.report.claims.SUBJECTS`.
     """
     essl = TITLES[params.essl.name]
     data = {"41_diagnosis": essl, "42_essl_methods": essl, COMPARE: DATA[params.study("main")[0].dataset]}
@@ -78,16 +71,13 @@ def _lines(file: Path, notebook: str, data: str) -> pd.DataFrame:
     lines = pd.read_csv(file, keep_default_na=False, dtype=str)
     page, claim = pd.Series(notebook, lines.index), lines["claim"]
     if notebook == COMPARE:
-        pages = {}
-        for of in claiming.load():
-            about = of.get("left", of.get("curve"))
-            pages[of["id"]] = re.split(r"[._]", about if isinstance(about, str) else about[0])[0]
-        if unknown := [name for name in lines["id"] if pages.get(name) not in SHOWN]:
+        words = {of["id"]: claiming.first_word(of) for of in claiming.load()}
+        if unknown := [name for name in lines["id"] if words.get(name) not in claiming.SUBJECTS]:
             raise ValueError(
                 f"{file} has the claim {unknown[0]!r}, and which notebook shows it is not known; run `dvc repro`, or "
-                "add the first word of its number to SHOWN in lib/report/book/verdicts.py."
+                "add the first word of its number to SUBJECTS in lib/report/claims.py."
             )
-        page = lines["id"].map(pages).map(SHOWN)
+        page = pd.Series([claiming.SUBJECTS[words[name]][1] for name in lines["id"]], lines.index)
     of_data = claim.where(page.isin(WITH_DATA), f"{data}: " + claim).str.partition(": ")
     readings = {of["id"]: of["likely"] for of in claiming.load(notebook=None if notebook == COMPARE else notebook)
                 if "likely" in of}  # fmt: skip

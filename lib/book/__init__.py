@@ -22,9 +22,9 @@ from ruamel.yaml import YAML
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
+from lib.book import verdicts
 from lib.pipeline import settings
 from lib.pipeline.run import stages
-from lib.report.book import verdicts
 
 NOTEBOOKS, BOOK, SCRATCH = Path("build/notebooks"), Path("build/book"), Path("build/.scratch/book")
 COURSE = Path("notebooks/course")

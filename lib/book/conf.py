@@ -3,7 +3,7 @@
 from pathlib import Path
 
 project = html_title = "ContextSSL"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinxcontrib.bibtex", "lib.report.book.extension"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinxcontrib.bibtex", "lib.book.extension"]
 exclude_patterns = ["results", "lib", "paper", "data"]  # files that pages link to are no pages
 bibtex_bibfiles = ["references.bib"]
 suppress_warnings = ["mystnb.lexer"]
