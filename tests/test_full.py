@@ -220,6 +220,8 @@ def test_essl_is_shown_from_rows_that_another_machine_has_made(workspace, monkey
     rows = pd.read_csv(full.ROWS / "essl-diagnosis/rows.csv.gz")
     of_run = rows[rows["run"] == "rotation-sensitivity"]
     assert of_run["seed"].tolist() == [0, 1] and set(of_run["role"]) == {"sensitivity"}
+    with pytest.raises(ValueError, match="has no run"):  # they are no study's evaluation
+        results.read(folder=full.ROWS)
     assert set(rows["value"]) == {0.33333}
 
     before = keys()

@@ -178,6 +178,8 @@ def read(tasks: Sequence[Task]) -> dict[tuple[str, int], Done]:
 def write(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> None:
     """The folder of a study: rows.csv.gz and runs.json as `lib.report.results.read` takes them, and keys.csv.
 
+    Cases of E-SSL and photonics, which have no evaluation of that kind, are in cases.json instead.
+
     The bytes depend on what is done alone, not on the order in which it was.
     """
     folder, order = ROWS / name, list(dict.fromkeys(task.run.name for task in tasks))
@@ -196,7 +198,8 @@ def write(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     rows.to_csv(part / "rows.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
-    (part / "runs.json").write_text(told, encoding="utf-8")
+    kind = "runs" if isinstance(finished[0].run, Run) else "cases"  # what has runs.json is read as a study's evaluation
+    (part / f"{kind}.json").write_text(told, encoding="utf-8")
     keys.to_csv(part / "keys.csv", index=False)
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
@@ -419,7 +422,7 @@ def main(minutes: float | None = None) -> None:
         hours = sum(seconds[task.at] for task in left) / count / 3600
         print(f"{len(left)} of {len(tasks)} tasks are left, about {hours:.1f} hours with {count} at a time; the same "
               "command goes on.")  # fmt: skip
-    prepare([path.name for path in ROWS.glob("*/") if path.name != "robustness"])
+    prepare([path.parent.name for path in ROWS.glob("*/runs.json") if path.parent.name != "robustness"])
     wrong += filter(None, map(execute, [*SECTIONS, *lend(tasks, done)]))
     (OUT / "README.md").write_text(report(tasks, done, wrong), encoding="utf-8")
     print("\n".join([*wrong, f"Rows, tables and verdicts are in {OUT}/."]))
