@@ -6,7 +6,7 @@ decided from the count over seeds and from Student's interval. The head of paper
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -131,8 +131,11 @@ def judge(claim: Mapping, numbers: Mapping[str, Number], runs: pd.DataFrame | No
         if mean <= floor + LEARNED:
             return Verdict("not testable", f"not learned: {name} is {mean:.3f}, its floor {floor:.3f}")
     names = list(dict.fromkeys(name for case in cases for name in case))
-    if claim.get("matched") and runs is not None and (differ := _unmatched({numbers[n].run for n in names}, runs)):
-        return Verdict("not testable", f"budgets differ: {differ}")
+    if claim.get("matched") and runs is not None:
+        if differ := _unmatched({numbers[name].run for name in names}, runs):
+            return Verdict("not testable", f"budgets differ: {differ}")
+        fewest = min(len(numbers[name].values) for name in names)  # so none is told by more trainings
+        numbers = {name: replace(numbers[name], values=numbers[name].values[:fewest]) for name in names}
 
     holds = RELATIONS[claim["relation"]]
     worst = np.min if claim["relation"] in (">", ">=") else np.max
@@ -304,9 +307,14 @@ def _cases(claim: Mapping, numbers: Mapping[str, Number]) -> tuple[list[tuple[st
 
 
 def _unmatched(names: set[str], runs: pd.DataFrame) -> str:
-    """In what the budgets of runs differ, from least to most; empty if in nothing."""
+    """In what the budgets of runs differ, from least to most; empty if in nothing.
+
+    Of several seeds and more as many are compared, but a single training is no match for several.
+    """
     found = runs.loc[sorted(names), list(BUDGET)]
     found = found.assign(seeds=found["seeds"].map(len)).rename(columns=BUDGET)
+    if found["seeds"].min() > 1:
+        found = found.drop(columns="seeds")
     return ", ".join(f"{name} {of.min()} to {of.max()}" for name, of in found.items() if of.nunique() > 1)
 
 
