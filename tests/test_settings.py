@@ -93,7 +93,7 @@ def test_a_run_is_what_its_name_says(name):
         if run.study == "augmentations":
             assert run.name.startswith(run.dataset)
             assert run.groups in ((), run.evaluate.context_kinds)
-        assert (run.pretrain.label_weight > 0) == (run.study == "labels")
+        assert (run.pretrain.label_weight > 0) == run.name.startswith("labels-")
         assert (run.pretrain.auxiliary_weight == 0) == (run.name == "without-auxiliary")
 
 
@@ -102,8 +102,8 @@ def test_the_auxiliary_ablation_changes_one_thing(name):
     params = loaded(name)
     with_it, without = (run for run in map(params.run, params.runs) if "auxiliary" in run.sections)
     pretrain = without.pretrain.model_copy(update={"auxiliary_weight": with_it.pretrain.auxiliary_weight})
-    changed = {"pretrain": pretrain} | {key: getattr(with_it, key) for key in ("name", "seeds", "sections", "evaluate")}
-    assert without.model_copy(update=changed) == with_it
+    changed = {key: getattr(with_it, key) for key in ("name", "study", "seeds", "sections", "evaluate")}
+    assert without.model_copy(update={"pretrain": pretrain} | changed) == with_it
 
 
 # ---- Mistakes
