@@ -149,19 +149,19 @@ def rows_of(cases: Sequence[Case], images, essl: Essl) -> pd.DataFrame:
         Tidy rows: run, study, method, role, transformation, steps, seed and the columns of `evaluation.evaluate`;
         metric ``seconds``, of split train, is the processor's time of the training.
     """
-    device = settings.load().device
+    device, of_images = settings.load().device, digest(images)
     tasks = [(case, seed, images) for case in cases for seed in case.seeds]
     entries = pipeline.compute(
-        "evaluations", tasks, [dependencies_of_rows(*task, essl) for task in tasks],
+        "evaluations", tasks, [dependencies_of_rows(case, seed, of_images, essl) for case, seed, _ in tasks],
         partial(work, essl=essl, device=device), costs=[cost(case, essl) for case, *_ in tasks],
         units=[case.steps + 1 for case, *_ in tasks], unit="step", device=device,
     )  # fmt: skip
     return pd.concat([rows_in(entry, *task[:2]) for task, entry in zip(tasks, entries)], ignore_index=True)
 
 
-def dependencies_of_rows(case: Case, seed: int, images, essl: Essl) -> dict:
-    """The key in the store of a task's rows: settings and images."""
-    return recipe_of_rows(case, seed, essl) | {"images": digest(images)}
+def dependencies_of_rows(case: Case, seed: int, images: str, essl: Essl) -> dict:
+    """What a task's rows in the store depend on: settings and images, these by their `digest`."""
+    return recipe_of_rows(case, seed, essl) | {"images": images}
 
 
 def rows_in(entry: Path, case: Case, seed: int) -> pd.DataFrame:

@@ -259,7 +259,7 @@ def _compute_run(task: Task, folder: Path, report: Callable[[float], None]) -> t
 def _compute_essl(task: Task, images: Images, report: Callable[[float], None]) -> tuple[pd.DataFrame, Path, Path]:
     """The same of a case of E-SSL; its training and evaluation are one entry."""
     params, case, seed = task
-    of = essl.dependencies_of_rows(case, seed, images, params.essl)
+    of = essl.dependencies_of_rows(case, seed, essl.digest(images), params.essl)
     essl.work(
         case, seed, images, store.key(of), of, lambda done: report(done / (case.steps + 1)), essl=params.essl,
         device=params.device,
@@ -293,9 +293,11 @@ def compute_all(tasks: Sequence[Task], done: dict[tuple[str, int], Done], until:
     if not missing or time() > until:
         return wrong
     images = None  # drawn once: those of E-SSL are the same for all
-    if essls := [task for task in missing if isinstance(task.run, essl.Case)]:
-        images = load_images(essls[0].params.essl)
-    data = [images if task in essls else views_folder(task.params, task.run.dataset) for task in missing]
+    data: list[Path | Images] = []
+    for task in missing:
+        if isinstance(task.run, essl.Case):
+            images = images or load_images(task.params.essl)
+        data.append(images if isinstance(task.run, essl.Case) else views_folder(task.params, task.run.dataset))
     seconds = [expected_seconds(tasks, done)[task.at] for task in missing]
     with tempfile.TemporaryDirectory() as scratch:
         progress = study.Progress(Path(scratch) / "progress", len(missing))
@@ -360,18 +362,15 @@ def lend(tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> list[st
         mine = [task for task in tasks if task.run.study == name]
         if not mine or not all(task.at in done for task in mine):
             continue
-        images = load_images(mine[0].params.essl)
+        images = essl.digest(load_images(mine[0].params.essl))
         for task in mine:
             of = essl.dependencies_of_rows(task.run, task.seed, images, task.params.essl)
             if not store.find("evaluations", store.key(of)):
                 rows = done[task.at].rows.drop(columns=essl.NAMED)
-                store.add("evaluations", store.key(of), of, partial(_write_rows, rows))
+                store.add("evaluations", store.key(of), of,
+                          lambda folder, rows=rows: rows.to_csv(folder / "rows.csv", index=False))  # fmt: skip
         whole.append(notebook)
     return whole
-
-
-def _write_rows(rows: pd.DataFrame, folder: Path) -> None:
-    rows.to_csv(folder / "rows.csv", index=False)
 
 
 def execute(notebook: str) -> str:
@@ -396,7 +395,8 @@ def report(tasks: Sequence[Task], done: Mapping[tuple[str, int], Done], wrong: S
     if done:
         lines = pd.DataFrame([done[task.at].line | {"study": task.run.study} for task in tasks if task.at in done])
         lines["hours"] = lines[["train_seconds", "evaluation_seconds"]].astype(float).sum(axis=1) / 3600
-        text[-1] += f" They took {lines['hours'].sum():.1f} hours of one core, without what was in the store before."
+        hours = lines["hours"].sum()
+        text[-1] += f" They took {hours:.1f} hours of a core or of a share of a GPU, without what was stored before."
         by = lines.groupby("study", sort=False)
         table = by.agg(checkpoints=("seed", "size"), hours=("hours", "sum"))
         table.insert(1, "of", pd.Series([task.run.study for task in tasks]).value_counts())
