@@ -181,14 +181,14 @@ def test_the_auxiliary_ablation_changes_one_thing(name):
         ("data.image_size", 40, "data.image_size is 40; it must be a multiple of 16 for small-cnn."),
         ("data.split.train", 0.9, '{"train": 0.9, "validation": 0.1, "test": 0.1}; its shares must sum to 1.'),
         ("data.views", 48, "data.views is 48; it must be at most 24"),
-        ("pretrain.views_per_object", 20, "pretrain.views_per_object is 20; it must be at most data.views = 16."),
+        ("pretrain.views_per_object", 20, "pretrain.views_per_object is 20; it must be at most data.views = 16"),
         ("context.pairs_per_object", 8, "is 8; it must be at most half of pretrain.views_per_object = 2."),
         (
             "runs.contextssl",
             {"base": "contextssl", "study": "main", "pairs_per_object": 3, "views_per_object": 6},
             "context.pairs_per_object is 3; it must be a divisor of model.block_size / 2 = 64",
         ),
-        ("pretrain.objects_per_step", 4, "is 4; it must be at least 64, for a context of 64 pairs, 1 of each object."),
+        ("pretrain.objects_per_step", 4, "is 4; it must be at least 64, for a context of 64 pairs, 1 of each object"),
     ],
 )
 def test_what_does_not_hold_is_one_sentence(key, value, sentence):
@@ -262,7 +262,7 @@ def test_the_run_counts_before_its_base_before_the_bases_base_before_the_section
 def test_what_a_run_says_of_itself():
     params = loaded("laptop")
     assert [run.name for run in params.study("main")] == ["contextssl", "simclr", "without-auxiliary"]
-    assert params.run("contextssl").images == 1500 * 64 * 2
+    assert params.run("contextssl").images == 1000 * 64 * 2
     assert params.run("contextssl").sections == ("main", "auxiliary")
     assert [params.run(n).label for n in ("simclr-plus-c0", "vicreg-plus")] == ["simclr-plus-c0", "vicreg-plus"]
     assert [params.run(n).trained_group for n in ("sie-both", "contextssl")] == ["rotation+color", None]

@@ -479,10 +479,11 @@ Changes = create_model(
     **{name: (rule, None) for part in OVERRIDABLE.values() for name, rule in get_annotations(part).items()},
 )
 
-#: An entry of `robustness`: keys of `data`, too, whose names are unlike those of all other sections.
+#: An entry of `robustness`: keys of `data`, too, whose names are unlike those of all other sections, and seeds.
 Variation = create_model(
     "Variation",
     __base__=Section,
+    seeds=(get_annotations(Run)["seeds"], None),
     **{
         name: (rule, None)
         for part in (Data, *OVERRIDABLE.values())
@@ -550,9 +551,10 @@ class Params(Section):
         changes = self.robustness[name].model_dump(exclude_unset=True)
         of_data = {key: changes.pop(key) for key in [*changes] if key in Data.model_fields}
         params = self.model_copy(update={"data": self.data.model_copy(update=of_data)})
+        seeds = changes.pop("seeds", None)
         run = params.run("contextssl", **changes)
-        # Two seeds: what a change breaks, it breaks by far more than seeds differ.
-        as_study = {"name": name, "study": "robustness", "sections": ("robustness",), "seeds": run.seeds[:2]}
+        # Else two seeds: what a change breaks, it breaks by far more than seeds differ.
+        as_study = {"name": name, "study": "robustness", "sections": ("robustness",), "seeds": seeds or run.seeds[:2]}
         return params, run.model_copy(update=as_study)
 
     def _merged(self, entry: Changes, key: str, path: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -22,6 +22,13 @@ def read(study: str) -> Results | None:
     return results.read(study, folder=ROWS, each_context=True) if (ROWS / study / "runs.json").is_file() else None
 
 
+def headlines() -> list[Results]:
+    """The reference's headline, and then each single change of it in the place of the headline."""
+    studies = [of for study in ("main", "robustness") if (of := read(study))]
+    names = [(of, name) for of in studies for name in of.runs.index[of.runs["method"] == "contextssl"]]
+    return [summary.as_headline(of, name) for of, name in names]
+
+
 def headline(of: Results) -> pd.Series:
     """The settings of the run that is shown first; its name is the series'."""
     runs = of.of("main").runs
