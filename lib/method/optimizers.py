@@ -104,10 +104,11 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram = x @ x.mT
     identity = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
-    product = identity
-    for _ in range(steps):
+    product = factor = a * identity + b * gram + c * gram @ gram
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor
         factor = a * identity + b * gram + c * gram @ gram
-        product, gram = factor @ product, factor @ gram @ factor
+        product = factor @ product
     x = product @ x
     return x if wide else x.mT
 
