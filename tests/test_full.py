@@ -12,7 +12,7 @@ import tiny
 
 from lib.evaluation.evaluate import COLUMNS
 from lib.pipeline import full, settings, store, study
-from lib.report import results
+from lib.report import reference, results
 
 ROOT = Path(__file__).parents[1]
 PROFILE = """
@@ -112,6 +112,7 @@ def test_rows_are_read_as_those_of_the_pipeline(workspace, trained):
     own, kept = own[own["run"] == "contextssl"], found.rows[found.rows["run"] == "contextssl"]
     np.testing.assert_allclose(kept["value"], own.sort_values("seed")["value"], rtol=5e-5)
     assert list(results.read("robustness", folder=full.ROWS).runs.index) == ["palette-object"]
+    assert [reference.headline(of).name for of in reference.headlines()] == ["contextssl", "palette-object"]
     assert "**5 of 5 checkpoints**" in (full.OUT / "README.md").read_text()
 
 

@@ -259,6 +259,13 @@ def test_the_run_counts_before_its_base_before_the_bases_base_before_the_section
         params.run("tried", stepps=40)
 
 
+def test_the_default_has_a_reference():
+    ours, (_, there) = loaded("laptop").run("contextssl"), loaded("full").variation("laptop")
+    assert {*ours.seeds} < {*there.seeds} and len(loaded("full").variation("width-064")[1].seeds) == 2
+    named = {"name", "seeds", "study", "sections"}
+    assert ours.model_dump(exclude=named) == there.model_dump(exclude=named)
+
+
 def test_what_a_run_says_of_itself():
     params = loaded("laptop")
     assert [run.name for run in params.study("main")] == ["contextssl", "simclr", "without-auxiliary"]
