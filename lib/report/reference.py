@@ -14,7 +14,7 @@ ROWS = Path("results/full/rows")
 #: Numbers of the headline that are set beside the reference; of curves the first and the last.
 HEADLINE = r"(?:relative|individual|individual_strong_probe)\..*|shortcut\..*"
 #: What two runs may differ in and still be the same experiment.
-FREE = {"seeds", "study", "sections", "checkpoint_every"}
+FREE = {"name", "seeds", "study", "sections", "checkpoint_every"}
 
 
 def read(study: str) -> Results | None:
