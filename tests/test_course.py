@@ -52,18 +52,20 @@ def profile(name):
 
 
 FOUND = [
-    pytest.param(path, command, id=f"{path.stem}: {command}")
+    pytest.param(path, command, name, id=f"{path.stem}, {name}: {command}")
     for path in (*PAGES, ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb")))
     for command in dict.fromkeys(commands(texts(path)))
+    # Students read the notebooks, too, and type what stands there.
+    for name in ({".md": ["course"], ".ipynb": ["laptop", "course"]}[path.suffix] if path.parent != ROOT else ["laptop"])
 ]
 
 
-@pytest.mark.parametrize(("path", "command"), FOUND)
-def test_a_command_can_be_typed(path, command, tmp_path):
+@pytest.mark.parametrize(("path", "command", "name"), FOUND)
+def test_a_command_can_be_typed(path, command, name, tmp_path):
     words = shlex.split(command, comments=True)
     assert not re.search(r"(?<!\S)[^'\"\s]*[<>|]", command), "the shell would take < > | for itself"
     given = get_main_parser().parse_args(words[1:])
-    source, before = profile("course" if path.parent == COURSE else "laptop")
+    source, before = profile(name)
     sweep = get_hydra_sweeps({"params.yaml": getattr(given, "set_param", None) or []})
     for overrides in sweep:
         shutil.copyfile(source, tmp_path / "params.yaml")

@@ -92,6 +92,18 @@ def test_a_class_that_is_not_in_all_splits_is_refused(tmp_path):
     refused(of, "no images of the class dog in test .*; add test/dog, or remove the class from all splits")
 
 
+def test_one_class_is_refused(tmp_path):
+    of = folder(tmp_path, classes=("cat",))
+    refused(of, f"All training images of {tmp_path} are of the class cat, but two .*; add another class to each split")
+    folder(tmp_path, classes=("dog",))
+    refused(of.model_copy(update={"train_images": 1}), r"raise essl.train_images \(now 1\)")
+
+
+def test_too_few_images_to_validate_on_are_refused(tmp_path):
+    of = folder(tmp_path, count=4)
+    refused(of, f"{tmp_path} has no validation images: a tenth of its 8 training images is none; put ten or more into")
+
+
 def test_images_of_several_sizes_are_refused(tmp_path):
     refused(folder(tmp_path, sizes=(32, 32, 16)), r"is 16 x 16 px, but square images of one size, here 32 x 32,")
 
@@ -104,3 +116,4 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path):
     of = spec(name="cifar10-jpeg", root=str(tmp_path))
     refused(of, "has no images in test/<class>/; essl.root must be a folder", FileNotFoundError)
     refused(of.model_copy(update={"root": str(tmp_path / "none")}), "does not exist; essl.root", FileNotFoundError)
+    refused(of.model_copy(update={"root": ""}), "essl.root is empty, but essl.name is cifar10-jpeg; write there a")

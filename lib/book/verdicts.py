@@ -117,8 +117,9 @@ def page(params: Params, names: Sequence[str]) -> tuple[str, str]:
     ]
     glance = _glance(lines, titles)
     parts = ["# Claims and data: the verdicts", RULES, glance]
-    # Of the full evidence where it is there.
-    latest = lines.drop_duplicates(["whose", "page", "claim", "data"], keep="last")
+    # Of the full evidence where it decides.
+    decided_last = lines.sort_values("word", key=lambda word: word != "not testable", kind="stable")
+    latest = decided_last.drop_duplicates(["whose", "page", "claim", "data"], keep="last").sort_index()
     for whose in ("paper", "essl"):
         of = latest[latest["whose"] == whose]
         failed = of[of["word"].isin(FAILED)].sort_values("word", kind="stable")

@@ -4,8 +4,9 @@
 
 x1, x2 and x3 are three views of one object. The first term is invariant to whatever changes between views: to both
 groups of the data. The sum is over the groups G that were chosen to be sensitive to: none, one or both. As in E-SSL,
-what is predicted is a class, so latents are cut into bins; other than there, a view shows one known transformation of
-its object and not all of them, since a render cannot be turned afterwards.
+what is predicted is a class, so latents are cut into bins. Two things are other than there, since a render cannot be
+turned afterwards: a view shows one known transformation of its object and not all of them; and x1 and x2 differ in the
+very G that p_G must tell, no two views of an object having a latent in common, so that the two terms disagree about it.
 
 Trainings go through the pipeline's own loop and evaluations, so that rows stand beside those of `build/evaluations`.
 """

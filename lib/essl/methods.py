@@ -52,7 +52,12 @@ class Encoder(nn.Module):
 
 
 def projector(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given widths, each with batch norm, ReLU between them; the last norm has no parameters."""
+    """Linear layers of the given widths, each with batch norm, ReLU between them; the last norm has no parameters.
+
+    So it is in the code of E-SSL and of SimSiam, and Barlow Twins has this last norm in its loss. In the papers of
+    SimCLR, BYOL and VICReg a projector ends in its linear layer: SimCLR and BYOL depart from them here, `VICReg` drops
+    the norm.
+    """
     layers = []
     for before, after in zip(widths, widths[1:]):
         layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
@@ -72,6 +77,9 @@ class Method(nn.Module):
     Args:
         spec: the settings ``essl.recipe``, or an entry of ``essl.imagenet``.
     """
+
+    #: Raised when a training computes other weights.
+    version = 1
 
     def __init__(self, spec) -> None:
         super().__init__()
@@ -147,7 +155,17 @@ class BarlowTwins(Method):
 
 
 class VICReg(Method):
-    """Views are alike, while each dimension varies and no two dimensions covary; weights as its paper has them."""
+    """Views are alike, while each dimension varies and no two dimensions covary.
+
+    The paper's weights 25, 25 and 1, on terms as its released code has them: the invariance is a mean over dimensions
+    and the variance one over the views, where the paper's equations have sums.
+    """
+
+    version = 2
+
+    def __init__(self, spec) -> None:
+        super().__init__(spec)
+        self.p1 = self.p1[:-1]  # after a norm each dimension would vary as much as it should, whatever the encoder does
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         invariance, variance, covariance = losses.vicreg_terms(*self.project(x1, x2))

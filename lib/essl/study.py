@@ -15,13 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.essl import evaluation
+from lib.essl.methods import METHODS
 from lib.essl.training import initialized, train
 from lib.pipeline import settings, store
 from lib.pipeline import study as pipeline
 from lib.pipeline.settings import Device, Essl, Invariant, Section
 
-#: Raised when a training computes other weights.
-VERSION = 1
 #: Columns of rows that say whose they are.
 NAMED = ["run", "study", "method", "role", "transformation", "steps", "seed"]
 
@@ -114,7 +113,8 @@ def recipe(case: Case, seed: int, essl: Essl) -> dict:
             raise ValueError(f"essl.recipe.sensitivity_weights has no {case.method}; write its lambda there.")
         weight = {"sensitivity_weight": weights[case.method]}
     return {
-        "essl": VERSION, "seed": seed, "case": case.model_dump(mode="json", exclude={"name", "study", "role", "seeds"}),
+        "essl": METHODS[case.method].version, "seed": seed,
+        "case": case.model_dump(mode="json", exclude={"name", "study", "role", "seeds"}),
         "recipe": essl.recipe.model_dump(mode="json", exclude=unread), **weight,
     }  # fmt: skip
 

@@ -16,7 +16,9 @@ from torch import Generator, Tensor
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 YIQ_TO_RGB = torch.linalg.inv(RGB_TO_YIQ)
-#: Standard deviations of Gaussian kernels 0, 5, 9 and 15 px wide on images 32 px wide, in sides of the image.
+#: Standard deviations of Gaussian kernels 0 (no blur), 5, 9 and 15 px wide on images 32 px wide, in sides of the image:
+#: 0.3 ((k - 1) / 2 - 1) + 0.8 px for a kernel k px wide, OpenCV's rule, which torchvision's function gaussian_blur has
+#: where none is given; its class GaussianBlur draws them at random instead.
 BLURS = (0.0, 1.1 / 32, 1.7 / 32, 2.6 / 32)
 ORDERS = tuple(permutations(range(4)))
 
@@ -157,7 +159,8 @@ def random_color(images: Tensor, generator: Generator) -> Tensor:
     """Color jitter (.4, .4, .4, .1) with probability .8, then grayscale with probability .2 (Chen et al. 2020).
 
     Brightness b, contrast c, saturation and hue in this order are, without clipping in between, one 3 x 3 matrix and
-    one brightness added for each image: the last two leave grays as they are.
+    one brightness added for each image: the last two leave grays as they are. The hue turns in the plane of I and Q of
+    YIQ, which keeps the luma, not in HSV as torchvision's does.
     """
     count, one = len(images), torch.eye(3)
     uniform = 2 * torch.rand(4, count, generator=generator) - 1

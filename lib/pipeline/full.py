@@ -43,6 +43,7 @@ from lib.photonics import study as photonics
 from lib.pipeline import run as notebooks
 from lib.pipeline import settings, store, study
 from lib.pipeline.benchmark import processor
+from lib.pipeline.essl_photographs import OUT as PHOTOGRAPHS
 from lib.pipeline.settings import DATASETS, PEOPLE, Params, Run
 from lib.report.plotting import markdown
 
@@ -343,10 +344,11 @@ def compute_by_notebook(tasks: Sequence[Task], done: dict[tuple[str, int], Done]
 
 def prepare(studies: Sequence[str]) -> None:
     """Make the workspace: links to what is the repository's and to the rows of studies, and the profile's params."""
-    evaluations, reference = WORKSPACE / "build/evaluations", WORKSPACE / "results/full/rows"
+    evaluations, results = WORKSPACE / "build/evaluations", WORKSPACE / "results"
     shutil.rmtree(evaluations, ignore_errors=True)
     links = {WORKSPACE / name: Path(name) for name in ("lib", "notebooks", "paper", "data", "dvc.yaml", ".dvc")}
-    links |= {reference: ROWS} | {evaluations / name: ROWS / name for name in studies}
+    links |= {results / "full/rows": ROWS, results / PHOTOGRAPHS.name: PHOTOGRAPHS}
+    links |= {evaluations / name: ROWS / name for name in studies}
     for link, target in links.items():
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():

@@ -312,6 +312,12 @@ class EsslMethods(Section):
     steps: Count
 
 
+Named = _must(
+    lambda of: {*of.longer} <= {*of.names},
+    "each of longer must be in names, too: add it there, or take it out of longer",
+)
+
+
 class EsslEvaluate(Section):
     neighbors: Annotated[tuple[Count, ...], Once, NotEmpty]
     neighbor_temperature: Positive
@@ -344,7 +350,7 @@ class Essl(Section):
     data_seed: Natural
     recipe: EsslRecipe
     diagnosis: Annotated[EsslDiagnosis, Controlled]
-    methods: EsslMethods
+    methods: Annotated[EsslMethods, Named]
     evaluate: EsslEvaluate
     photographs: EsslPhotographs
     bridge: Bridge

@@ -69,13 +69,14 @@ def read(*sections: str, folder: str | Path = "build/evaluations", each_context:
     Rows are means over the draws of a context, see `over_contexts`, or with ``each_context`` the draws themselves.
 
     Raises:
-        ValueError: no run has such a section, or a run stands in two studies.
+        ValueError: one of the sections has no run, or a run stands in two studies.
     """
-    runs, frames = {}, []
+    runs, frames, shown = {}, [], set()
     for file in sorted(Path(folder).glob("*/runs.json")):
         for run in json.loads(file.read_text(encoding="utf-8")):
             if sections and not set(sections) & set(run["sections"]):
                 continue
+            shown |= set(run["sections"])
             if (name := run["name"]) in runs:
                 raise ValueError(
                     f"{folder} has the run {name!r} in {runs[name]['study']} and in {file.parent.name}; "
@@ -85,9 +86,10 @@ def read(*sections: str, folder: str | Path = "build/evaluations", each_context:
             runs[run["name"]] = {k: v for k, v in run.items() if k not in SECTIONS} | settings
         types = dict.fromkeys(TEXT, "str") | {"context_length": "Int64", "context_seed": "Int64"}
         frames.append(pd.read_csv(next(file.parent.glob("rows.csv*")), dtype=types))
-    if not runs:
+    absent = [section for section in sections if section not in shown]
+    if absent or not runs:
         raise ValueError(
-            f"{folder} has no run of the section {' or '.join(sections) or '(any)'}; give a run in params.yaml "
+            f"{folder} has no run of the section {' or '.join(absent) or '(any)'}; give a run in params.yaml "
             "`sections` with that name, or run `dvc repro`."
         )
     rows = pd.concat(frames, ignore_index=True)
