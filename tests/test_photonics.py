@@ -10,7 +10,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from lib.photonics import learn, study, symmetries
-from lib.photonics.bands import Bands, bands_on_grid, epsilon_matrix, half_zone, plane_wave_bands, plane_waves
+from lib.photonics.bands import bands_on_grid, epsilon_matrix, half_zone, plane_wave_bands, plane_waves
 from lib.photonics.crystals import FIELDS, contrast, crystals, rods
 from lib.photonics.dos import EMPTY, GRID, density_of_states, errors, labels
 from lib.pipeline import settings
@@ -70,6 +70,16 @@ def test_group_velocities_are_the_slopes_of_the_bands():
         assert np.allclose(found[..., axis], (after - before) / (2 * step), atol=1e-6)
 
 
+def test_bands_between_the_centers_of_cells_are_those_of_plane_waves():
+    some, cells = crystals("pm", "train", range(4), 32, 0), LABELS.cells
+    found = bands_on_grid(some, cells, 3, LABELS.bands, LABELS.waves, LABELS.expansion)
+    each = (np.arange(3) - 1) / (3 * cells)
+    k = half_zone(cells)[:, None] + np.stack(np.meshgrid(each, each, indexing="ij"), -1).reshape(-1, 2)
+    true = plane_wave_bands(some, k.reshape(-1, 2), LABELS.bands, LABELS.waves)
+    assert np.abs(found.frequencies - true.frequencies).max() < 1e-3
+    assert np.abs(found.velocities - true.velocities).mean() < 1e-3
+
+
 def test_crystals_at_once_have_the_bands_of_each_alone():
     two = crystals("pm", "train", range(2), 32, 0)
     together = bands_on_grid(two, 2, 3, 3, 2, 6)
@@ -82,9 +92,11 @@ def test_crystals_at_once_have_the_bands_of_each_alone():
     [
         (
             lambda: epsilon_matrix(np.array([[1.0, -2.0]] * 2), plane_waves(1)),
-            "A permittivity is -2; it must be a po",
+            "A permittivity is -2; it must be a positive, finite number",
         ),
-        (lambda: epsilon_matrix(np.zeros((4, 4)), plane_waves(1)), "A permittivity is 0; it must be a positive number"),
+        (lambda: epsilon_matrix(np.zeros((4, 4)), plane_waves(1)), "A permittivity is 0; it must be a positive"),
+        (lambda: epsilon_matrix(np.array([[1.0, np.inf]] * 2), plane_waves(1)), "A permittivity is inf; it must be"),
+        (lambda: epsilon_matrix(np.array([[1.0, np.nan]] * 2), plane_waves(1)), "A permittivity is nan; it must be"),
         (lambda: half_zone(1), "A k-grid of 1 has Gamma among its points, where the lowest band has no velocity; take"),
     ],
 )
@@ -95,12 +107,6 @@ def test_bad_input_gets_one_sentence(call, told):
 
 
 # ---- Density of states
-
-
-def on_fine_grid(crystal, points=32):
-    """The label by plane waves at every point, without k.p theory."""
-    found, scale = plane_wave_bands(crystal, half_zone(points), LABELS.bands, LABELS.waves), np.sqrt(crystal.mean())
-    return density_of_states(Bands(found.frequencies * scale, found.velocities * scale), 1 / points, LABELS.smoothing)
 
 
 def test_density_of_states_integrates_to_the_number_of_bands():
@@ -114,12 +120,14 @@ def test_density_of_states_of_the_empty_lattice_grows_with_the_frequency():
     assert errors(labels(np.full((1, 16, 16), 3.0), LABELS), EMPTY[None]) < 0.5
 
 
-@pytest.mark.parametrize("family", FIELDS)
-def test_density_of_states_agrees_with_a_fine_grid(family):
+@pytest.mark.parametrize("family, mean", [("blob", 0.35), ("pm", 0.8)])  # pm's highest contrasts want more plane waves
+def test_labels_agree_with_finer_ones(family, mean):
+    """In all that cuts a label short: plane waves, bands, points of the zone, and Bloch waves between them."""
     some = crystals(family, "train", range(60), 32, 0)
-    some = some[np.argsort(contrast(some))[[30, 50, 58]]]
-    fine = np.stack([on_fine_grid(crystal) for crystal in some])
-    assert errors(labels(some, LABELS), fine).max() < 1.5
+    some = some[np.argsort(contrast(some))[5::10]]
+    finer = LABELS.model_copy(update={"waves": 5, "bands": 10, "cells": 8, "subcells": 6, "expansion": 24})
+    off = errors(labels(some, LABELS), labels(some, finer))
+    assert np.median(off) < 0.35 and off.mean() < mean
 
 
 def test_labels_know_nothing_of_what_augments_or_scales():
@@ -150,23 +158,49 @@ def test_symmetries_move_pixels_and_only_pixels():
     assert torch.equal(symmetries.quarter_turns(turned[1])[3], image)
 
 
+def told(versions, features):
+    """Share of held-out crystals of whose four versions (4, N, n, n) a forest tells which is which by the features."""
+    seen = features(versions / versions.mean((2, 3), keepdim=True))
+    train, test = seen[:, :700].flatten(0, 1), seen[:, 700:].flatten(0, 1)
+    of_train, of_test = (torch.arange(4).repeat_interleave(n).numpy() for n in (700, len(versions[0]) - 700))
+    forest = HistGradientBoostingClassifier(max_iter=25, random_state=0).fit(train.numpy(), of_train)
+    return forest.score(test.numpy(), of_test)
+
+
+def low_waves(images):
+    """Low Fourier coefficients, which a translation turns in the complex plane, and the fill."""
+    waves = torch.fft.fft2(images)[:, :, :3, [0, 1, 2, -1, -2]].flatten(2) / images.std((2, 3))[..., None]
+    return torch.cat([waves.real, waves.imag, (images > 1).double().mean((2, 3))[..., None]], 2)
+
+
+def mirrors(images):
+    """Of c_1^2 c_2*, c_n being the Fourier coefficients along either axis, the size of the sine of the phase.
+
+    Translations and flips leave it as it is, and a mirror makes it 0 along the axis that it reverses.
+    """
+    c = torch.fft.fft2(images)
+    products = torch.stack([c[..., 1, 0] ** 2 * c[..., 2, 0].conj(), c[..., 0, 1] ** 2 * c[..., 0, 2].conj()], -1)
+    return products.angle().sin().abs()
+
+
+# What E-SimCLR predicts must be there to be seen, in the views that it sees.
+
+
 def test_the_centered_blob_tells_its_half_cell_translation_and_a_moved_one_does_not():
-    """By hand-made features: low Fourier coefficients and the fill. What E-SimCLR predicts must be there to be seen."""
     images = torch.from_numpy(crystals("blob", "train", range(900), 32, 0))
+    views = symmetries.INVARIANT["blob"](images, generator())
+    moved = symmetries.translated(images, generator())
+    assert told(symmetries.PREDICTED["blob"](views), low_waves) > 0.6
+    assert told(symmetries.PREDICTED["blob"](moved), low_waves) < 0.35
 
-    def accuracy(images):
-        shown = symmetries.half_cell_translations(images)
-        waves = torch.fft.fft2(shown / shown.mean((2, 3), keepdim=True))[:, :, :3, [0, 1, 2, -1, -2]].flatten(2)
-        scale = (shown / shown.mean((2, 3), keepdim=True)).std((2, 3))[..., None]
-        fill = (shown > shown.mean((2, 3), keepdim=True)).double().mean((2, 3))[..., None]
-        features = torch.cat([waves.real / scale, waves.imag / scale, fill], 2)
-        train, test = features[:, :700].flatten(0, 1), features[:, 700:].flatten(0, 1)
-        of_train, of_test = (torch.arange(4).repeat_interleave(n) for n in (700, 200))
-        forest = HistGradientBoostingClassifier(max_iter=25, random_state=0).fit(train.numpy(), of_train.numpy())
-        return forest.score(test.numpy(), of_test.numpy())
 
-    assert accuracy(images) > 0.6
-    assert accuracy(symmetries.translated(images, generator())) < 0.35
+def test_pm_tells_half_of_its_quarter_turns_and_none_if_its_mirror_has_a_random_axis():
+    """0 and 180 degrees, and 90 and 270, look alike after a random flip: half is all that can be told."""
+    images = torch.from_numpy(crystals("pm", "train", range(900), 32, 0))
+    views = symmetries.INVARIANT["pm"](images, generator())
+    turned = symmetries.one_of(symmetries.quarter_turns(views), generator())
+    assert 0.4 < told(symmetries.PREDICTED["pm"](views), mirrors) < 0.55
+    assert told(symmetries.PREDICTED["pm"](turned), mirrors) < 0.3
 
 
 # ---- Learning
@@ -260,7 +294,8 @@ def test_rows_are_complete_and_come_from_the_store_the_second_time(tmp_path, mon
     told = rows[(rows["metric"] == "error") & (rows["contrast"] == "all")]
     assert list(told["method"]) == list(SPEC.methods) and (told["crystals"] == SPEC.test_labels).all()
     assert rows[rows["metric"] == "pretext"]["method"].tolist() == ["e-simclr"]
-    assert (rows[rows["metric"] == "error_least"]["value"].values <= told["value"].max() + 1e3).all()
+    least = rows[(rows["metric"] == "error_least") & (rows["contrast"] == "all")]
+    assert list(least["run"]) == list(told["run"]) and (least["value"].values <= told["value"].values).all()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("rows.csv")}
     pd.testing.assert_frame_equal(study.rows_of(SPEC), rows)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("rows.csv")} == before

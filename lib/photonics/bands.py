@@ -33,12 +33,11 @@ def epsilon_matrix(permittivity: np.ndarray, waves: np.ndarray) -> np.ndarray:
     """eps(G - G'), (..., N, N): exact Fourier coefficients of the pixels, each constant, of images (..., n, n).
 
     Raises:
-        ValueError: a permittivity is not a positive number.
+        ValueError: a permittivity is not a positive, finite number.
     """
-    if not (np.isfinite(permittivity).all() and (permittivity > 0).all()):
-        raise ValueError(
-            f"A permittivity is {np.min(permittivity):g}; it must be a positive number, as of a dielectric."
-        )
+    wrong = permittivity[~(np.isfinite(permittivity) & (permittivity > 0))]
+    if wrong.size:
+        raise ValueError(f"A permittivity is {wrong[0]:g}; it must be a positive, finite number, as of a dielectric.")
     size, most = permittivity.shape[-1], 2 * np.abs(waves).max()
     orders = np.arange(-most, most + 1)
     pixel = np.sinc(orders / size) * np.exp(-1j * np.pi * orders / size)

@@ -40,7 +40,7 @@ METHODS = {
 NAMES = {
     "ridge-materials": "kernel ridge: contrast, fill", "ridge": "kernel ridge: contrast, fill, spectrum",
     "scratch": "network from scratch", "augmented": "scratch, augmented by symmetries",
-    "circular": "the same on a torus (circular padding)", "simclr": "SimCLR, fine-tuned",
+    "circular": "augmented, on a torus (circular padding)", "simclr": "SimCLR, fine-tuned",
     "e-simclr": "E-SimCLR, fine-tuned", "simclr-all": "SimCLR invariant to all, fine-tuned",
     "simclr-augmented": "SimCLR, then augmented", "e-simclr-augmented": "E-SimCLR, then augmented",
     "random-frozen": "random weights, frozen", "simclr-frozen": "SimCLR, frozen", "e-simclr-frozen": "E-SimCLR, frozen",
