@@ -375,6 +375,23 @@ def test_the_imagenet_recipes_take_a_step():
     torch.testing.assert_close(bias.detach(), shift)
 
 
+@pytest.mark.parametrize("method", ["simsiam", "barlow-twins"])
+def test_the_other_imagenet_recipes_take_a_step_too(method):
+    """With smaller views, and a narrower last projection than Barlow Twins' 8,192."""
+    spec = settings.load(ROOT / "profiles/paper.yaml").essl.on_imagenet(method)
+    small = {"view_size": 32, "third_size": 32, "projector": (512, 512, 512)}
+    spec, of = spec.model_copy(update=small), case(method=method, augmentation="full", sensitive="rotation")
+    model = training.initialized(of, 0, spec)
+    optimizer, before = training.optimizer_of(model, spec), model.f.net.conv1.weight.detach().clone()
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8))
+    parts = training.losses_of(model, images, of, spec, training.Draws(0, 0))
+    parts["loss"].backward()
+    optimizer.step()
+    told = {name: part.item() for name, part in parts.items()}
+    assert told["loss"] == pytest.approx(told["invariance"] + spec.sensitivity_weights[method] * told["sensitivity"])
+    assert torch.isfinite(parts["loss"]) and not before.equal(model.f.net.conv1.weight)
+
+
 def test_neighbors_vote_by_cosine():
     bank = torch.tensor([[1.0, 0], [9, 1], [0, 1], [0, 2], [0, 3]])
     labels = np.array([0, 0, 1, 1, 1])
