@@ -56,7 +56,9 @@ FOUND = [
     for path in (*PAGES, ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb")))
     for command in dict.fromkeys(commands(texts(path)))
     # Students read the notebooks, too, and type what stands there.
-    for name in ({".md": ["course"], ".ipynb": ["laptop", "course"]}[path.suffix] if path.parent != ROOT else ["laptop"])
+    for name in (
+        {".md": ["course"], ".ipynb": ["laptop", "course"]}[path.suffix] if path.parent != ROOT else ["laptop"]
+    )
 ]
 
 

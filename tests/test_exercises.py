@@ -121,3 +121,12 @@ def test_a_check_lets_the_notebook_run_on(capsys):
         "Exercise 00.2: not yet. ZeroDivisionError: division by zero",
         "Exercise 00.3: right.",
     ]
+
+
+def test_the_readme_counts_them():
+    course = sum(
+        len(re.findall(r"(?m)^### C\d", path.read_text("utf-8"))) for path in ROOT.glob("notebooks/course/*.md")
+    )
+    count = sum(len(exercises(cells)) for cells in FOUND.values())
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"There are {count} exercises in the notebooks and {course} in the [course]" in text
