@@ -529,7 +529,7 @@ def test_photographs_change_data_and_size_alone(monkeypatch):
     assert after.essl.name == "cifar10-jpeg" and after.essl.root.endswith("/images.tar")
     assert (after.essl.train_images, after.essl.recipe.batch) == (own.train_images, own.batch)
     assert (after.essl.diagnosis.steps, after.essl.diagnosis.seeds) == (own.steps, own.seeds)
-    assert after.essl.diagnosis.transformations == before.essl.diagnosis.transformations
+    assert after.essl.diagnosis.transformations == own.transformations
     assert after.model_copy(update={"essl": None}) == before.model_copy(update={"essl": None})
 
 

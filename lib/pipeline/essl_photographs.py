@@ -25,7 +25,7 @@ def changed(images: Path) -> dict:
     params = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
     essl = params["essl"]
     own = dict(essl["photographs"])
-    essl["diagnosis"].update({key: own.pop(key) for key in ("controls", "seeds", "steps")})
+    essl["diagnosis"].update({key: own.pop(key) for key in ("transformations", "controls", "seeds", "steps")})
     essl["recipe"]["batch"] = own.pop("batch")
     essl.update(own, name="cifar10-jpeg", root=str(images.resolve()))
     return params

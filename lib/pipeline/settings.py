@@ -328,6 +328,7 @@ class EsslPhotographs(Section):
     train_images: Count
     validation_images: Count
     test_images: Count
+    transformations: Annotated[tuple[Transformation, ...], Once, NotEmpty]
     controls: Annotated[tuple[Transformation, ...], Once]
     batch: Annotated[Whole, Field(ge=2)]
     seeds: Seeds
@@ -352,7 +353,7 @@ class Essl(Section):
     diagnosis: Annotated[EsslDiagnosis, Controlled]
     methods: Annotated[EsslMethods, Named]
     evaluate: EsslEvaluate
-    photographs: EsslPhotographs
+    photographs: Annotated[EsslPhotographs, Controlled]
     bridge: Bridge
     imagenet: dict[Invariant, EsslChanges]
 
