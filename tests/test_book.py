@@ -1,4 +1,4 @@
-"""The book: links, equations, numbers and verdicts of one that is made of six small notebooks."""
+"""The book: links, equations, numbers and verdicts of one that is made of seven small notebooks."""
 
 import contextlib
 import re
@@ -18,7 +18,9 @@ from lib.report import claims
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of Sphinx's own extensions
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-NAMES = ["02_context", "03_pretrain-masking", "03_pretrain-main", "10_main_results", "20_compare", "41_diagnosis"]
+NAMES = [
+    "02_context", "06_toy", "03_pretrain-masking", "03_pretrain-main", "10_main_results", "20_compare", "41_diagnosis",
+]  # fmt: skip
 CLAIMS = """\
 id,whose,claim,paper,verdict,because,n seeds,n contexts,asked,estimate,interval,the paper shows it,published,constant \
 model
@@ -76,7 +78,7 @@ def notebook(*cells):
 
 
 def repository(folder):
-    """Writes into a folder what the book reads: six notebooks, and verdicts."""
+    """Writes into a folder what the book reads: seven notebooks, and verdicts."""
     for name in ("params.yaml", "profiles", "paper", "lib"):
         (folder / name).symlink_to(ROOT / name)
     made = {name: notebook(new_markdown_cell("# A title")) for name in NAMES}
@@ -97,6 +99,8 @@ def repository(folder):
         ),
         new_markdown_cell("<details><summary>Solution</summary>\n\nIt is $\\tau$.\n\n</details>"),
     )
+    for name in ("03_pretrain-masking", "03_pretrain-main"):
+        made[name].cells.append(new_markdown_cell("## Exercises\n\n### 03.1 Which loss?"))
     made["10_main_results"] = notebook(
         new_markdown_cell("# Main results"),
         new_markdown_cell("## Tables 6 and 7: latents"),
@@ -143,6 +147,12 @@ def test_equations_and_figures_have_numbers_that_can_be_linked(built):
     assert re.search(r'(?s)<figure[^>]*id="figure-1".*Figure 2\.1\.</strong> A loss', page)
     assert 'href="#equation-1"' in page and 'href="10_main_results.html#paper-table-7"' in page
     assert "ℒ" in page and "𝔼" in page  # characters of their own: browsers know no other script letters
+
+
+def test_exercises_of_all_studies_are_on_one_page(built):
+    there, elsewhere = (article(built, f"notebooks/03_pretrain-{study}") for study in ("main", "masking"))
+    assert "Which loss?" in there
+    assert "Which loss?" not in elsewhere and 'href="03_pretrain-main.html"' in elsewhere
 
 
 def test_setup_is_one_folded_cell(built):

@@ -71,6 +71,8 @@ def ordered(contents: Sequence[Mapping], names: Sequence[str]) -> list[tuple[str
 def prepared(notebook: NotebookNode, name: str) -> NotebookNode:
     """The notebook, changed in place: number and study in its title, and cells of set-up folded into one.
 
+    Exercises, which are the same for all studies, stay on the page of the study main.
+
     Raises:
         ValueError: it has no title.
     """
@@ -80,6 +82,11 @@ def prepared(notebook: NotebookNode, name: str) -> NotebookNode:
     number, study = re.match(r"\d*", name)[0], name.partition("-")[2]
     words = rf"# {number} · \1" if number else r"# \1"
     titled[0].source = re.sub(r"^# (.+)$", words + f": {study}" * bool(study), titled[0].source, count=1, flags=re.M)
+
+    begin = [place for place, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercises")]
+    if begin and study not in ("", "main"):
+        told = f"[Exercises]({name.partition('-')[0]}.ipynb) are on the page of the study main."
+        notebook.cells[begin[0] :] = [nbformat.v4.new_markdown_cell(told)]
 
     setup, cells = False, []
     for cell in notebook.cells:
