@@ -11,12 +11,12 @@ What makes it like a photograph for this chapter is built in, and so no discover
 - most things have the fine stripes of their class, which a blur removes.
 
 So scenes show how the chapter works. Which signs they show is for measurements to say: trainings of 100 steps of one
-seed show none reliably, not even that being invariant to a rotation hurts, though the way up tells the class; what
-three seeds of 180 steps show is in results/full. That being sensitive to a rotation helps can hardly be seen on scenes:
-things that look alike upside down make a quarter turn hard to tell, and a clear light or shadow, which would tell it,
-makes the invariance harmless. Nor can they show that photographs have these properties, how large an effect is on
-photographs, or anything that hangs on natural textures, on backgrounds that go with a class, or on the many shapes and
-poses of one class.
+seed show none reliably, not even that being invariant to a rotation hurts, though the way up tells the class. That of
+photographs is measured, in results/essl-cifar10-jpeg. That being sensitive to a rotation helps can hardly be seen on
+scenes: things that look alike upside down make a quarter turn hard to tell, and a clear light or shadow, which would
+tell it, makes the invariance harmless. Nor can they show that photographs have these properties, how large an effect is
+on photographs, or anything that hangs on natural textures, on backgrounds that go with a class, or on the many shapes
+and poses of one class.
 """
 
 from collections.abc import Sequence
