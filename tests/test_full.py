@@ -57,6 +57,7 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.setattr(full, "execute", lambda notebook: "")
     monkeypatch.setattr(full.essl, "cases", lambda essl: [])  # but in the test of them
     monkeypatch.setattr(full.photonics, "cases", lambda photonics: [])
+    monkeypatch.setattr(full.bridge, "runs", lambda params, spec: [])
     monkeypatch.setattr(full, "_make_views", lambda params, dataset, folder: (folder / params.data.palette).touch())
     monkeypatch.setattr(full, "load_views", draw)
     monkeypatch.setattr(full, "evaluate_and_find_neighbors", evaluate)
@@ -203,6 +204,7 @@ def test_one_diverging_training_does_not_end_the_others(workspace, monkeypatch):
 def test_essl_is_shown_from_rows_that_another_machine_has_made(workspace, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(workspace)
+    monkeypatch.setattr(full.bridge, "runs", lambda params, spec: [])
     monkeypatch.setattr(
         full, "plan", lambda params, plan=full.plan: [of for of in plan(params) if isinstance(of.run, full.essl.Case)]
     )
@@ -241,3 +243,37 @@ def test_essl_is_shown_from_rows_that_another_machine_has_made(workspace, monkey
     full.main(minutes=0)
     assert set(before) - set(keys()) == {(name, seed) for name, seed in before if "sens" in name or "control" in name
                                          or name.startswith(("e-", "longer"))}  # fmt: skip
+
+
+def test_the_bridge_is_shown_from_rows_that_another_machine_has_made(workspace, trained, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    edit("runs: [simclr, crop-blur-simclr]", "runs: [simclr]")
+    edit("pairs_per_object: 2", "pairs_per_object: 1")
+    monkeypatch.setattr(full.essl, "cases", lambda essl: [])
+    monkeypatch.setattr(full.photonics, "cases", lambda photonics: [])
+    executed, seen = [], []
+    monkeypatch.setattr(full, "execute", lambda notebook: executed.append(notebook) or "")
+    monkeypatch.setattr(full, "_make_views", lambda params, dataset, folder: (folder / "views.npz").touch())
+    monkeypatch.setattr(full, "load_views", draw)
+    monkeypatch.setattr(full, "evaluate_and_find_neighbors", evaluate)
+    monkeypatch.setattr(full.bridge.evaluate, "evaluate_run", lambda *of: evaluate(*of, None)[0])
+    training = study.training
+    monkeypatch.setattr(study, "training", lambda run, *more: seen.append(run.name) or training(run, *more))
+    full.main()
+    params = settings.load(full.PROFILE)
+    own = full.bridge.runs(params, params.essl.bridge)
+    assert set(run.name for run in own) < set(seen) and "44_bridge" in executed
+    with pytest.raises(ValueError, match="has no run"):  # its rows are no study's evaluation
+        results.read("bridge", folder=full.ROWS)
+
+    before, rows = keys(), pd.read_csv(full.ROWS / "bridge/rows.csv.gz")
+    shutil.rmtree(store.folder())
+    seen.clear()
+    full.main()
+    assert seen == [] and keys() == before
+    monkeypatch.chdir(full.WORKSPACE)  # as the notebook has it
+    monkeypatch.setattr(full.bridge, "load_views", draw)
+    assert Path("build/data/3diebench/views.npz").is_file()
+    found = full.bridge.rows_of(own, full.bridge.views_of(own))
+    assert seen == [] and len(found) == len(rows) == sum(len(run.seeds) for run in own)

@@ -28,7 +28,7 @@ from lib.method.models import mlp
 from lib.method.sampling import Batch, Draws
 from lib.pipeline import settings, store
 from lib.pipeline import study as pipeline
-from lib.pipeline.settings import Bridge, Params, Run
+from lib.pipeline.settings import Bridge, Device, Params, Run
 from lib.report import results
 
 #: Raised when a training computes other weights.
@@ -131,15 +131,10 @@ def rows_of(runs: Sequence[Run], views: Mapping[str, Views]) -> pd.DataFrame:
     """
     device = settings.load().device
     tasks = [(run, seed, views[run.dataset]) for run in runs for seed in run.seeds]
-    told = [
-        pipeline.training_dependencies(*task, device.devices)
-        | evaluate.DEPENDENCIES
-        | {"run": task[0].model_dump(mode="json", include={"name", "evaluate"})}
-        for task in tasks
-    ]
     entries = pipeline.compute(
-        "evaluations", tasks, told, partial(_work, device=device), costs=[pipeline.cost(run) for run, *_ in tasks],
-        units=[run.pretrain.steps + 1 for run, *_ in tasks], unit="step", device=device,
+        "evaluations", tasks, [dependencies_of_rows(*task, device) for task in tasks], partial(work, device=device),
+        costs=[pipeline.cost(run) for run, *_ in tasks], units=[run.pretrain.steps + 1 for run, *_ in tasks],
+        unit="step", device=device,
     )  # fmt: skip
     frames = [
         pd.read_csv(entry / "rows.csv").assign(dataset=run.dataset, groups=" and ".join(run.groups), images=run.images)
@@ -148,10 +143,21 @@ def rows_of(runs: Sequence[Run], views: Mapping[str, Views]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _work(
-    run: Run, seed: int, views: Views, name: str, dependencies: Mapping, report: Callable[[float], None], *, device
-) -> None:
-    """One task, in a process of its own: the training and the rows, as far as the store has them not."""
+def dependencies_of_rows(run: Run, seed: int, views: Views, device: Device) -> dict:
+    """What a task's rows in the store depend on: settings and views, not the weights, which settings decide."""
+    read = {"run": run.model_dump(mode="json", include={"name", "evaluate"})}
+    return pipeline.training_dependencies(run, seed, views, device.devices) | evaluate.DEPENDENCIES | read
+
+
+def work(
+    run: Run, seed: int, views: Views, name: str, dependencies: Mapping, report: Callable[[float], None], *,
+    device: Device,
+) -> None:  # fmt: skip
+    """One task, in this process: the training and the rows, as far as the store has them not.
+
+    Args:
+        name, dependencies: of the rows in the store. report: is told the steps done; the last is the evaluation.
+    """
     if store.find("evaluations", name):
         return  # made by another process meanwhile
     torch.set_num_threads(1)

@@ -32,6 +32,7 @@ from ruamel.yaml import YAML
 from lib.data import augment
 from lib.data.threediebench import import_3diebench
 from lib.data.views import load_views, save_views
+from lib.essl import bridge
 from lib.essl import study as essl
 from lib.essl.data import Images
 from lib.essl.data import load as load_images
@@ -53,7 +54,7 @@ ROWS = OUT / "rows"
 #: Studies that their own notebook trains, evaluates and shows.
 BY_NOTEBOOK = dict(zip(PEOPLE, ("31_adult", "32_mimic"))) | {"photonics": "43_photonics"}
 #: Studies whose notebook takes its rows from the store.
-FROM_STORE = {"essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods"}
+FROM_STORE = {"essl-diagnosis": "41_diagnosis", "essl-methods": "42_essl_methods", "bridge": "44_bridge"}
 SECTIONS = (
     "10_main_results", "11_masking", "12_auxiliary", "13_labels", "14_single", "15_representations",
     "33_augmentation_tables", "20_compare", "17_robustness",
@@ -121,6 +122,7 @@ def plan(params: Params) -> list[Task]:
     runs = [(params, run) for name in (*params.studies, *PEOPLE) for run in params.study(name)]
     runs += [(params, case) for case in essl.cases(params.essl)]
     runs += [(params, case) for case in photonics.cases(params.photonics)]
+    runs += [(params, run) for run in bridge.runs(params, params.essl.bridge)]
     runs += [params.variation(name) for name in params.robustness]
     rounds = max(len(run.seeds) for _, run in runs)
     return [Task(own, run, run.seeds[i]) for i in range(rounds) for own, run in runs if i < len(run.seeds)]
@@ -179,7 +181,7 @@ def read(tasks: Sequence[Task]) -> dict[tuple[str, int], Done]:
 def write(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> None:
     """The folder of a study: rows.csv.gz and runs.json as `lib.report.results.read` takes them, and keys.csv.
 
-    Cases of E-SSL and photonics, which have no evaluation of that kind, are in cases.json instead.
+    Those of E-SSL, the bridge and photonics, which are no evaluation of a study, are in cases.json instead.
 
     The bytes depend on what is done alone, not on the order in which it was.
     """
@@ -199,7 +201,8 @@ def write(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     rows.to_csv(part / "rows.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
-    kind = "runs" if isinstance(finished[0].run, Run) else "cases"  # what has runs.json is read as a study's evaluation
+    own = name in FROM_STORE or isinstance(finished[0].run, photonics.Case)
+    kind = "cases" if own else "runs"  # what has runs.json is read as a study's evaluation
     (part / f"{kind}.json").write_text(told, encoding="utf-8")
     keys.to_csv(part / "keys.csv", index=False)
     shutil.rmtree(folder, ignore_errors=True)
@@ -236,7 +239,8 @@ def compute(
     `report` is told how many of the expected `seconds` are behind it. Returns what went wrong where the training
     diverged, for the other tasks go on.
     """
-    work, begin = _compute_essl if isinstance(task.run, essl.Case) else _compute_run, time()
+    works, begin = {"essl-diagnosis": _compute_essl, "essl-methods": _compute_essl, "bridge": _compute_bridge}, time()
+    work = works.get(task.run.study, _compute_run)
     try:
         rows, trained, evaluated = work(task, data, lambda share: report(seconds * share))
     except FloatingPointError as error:
@@ -267,6 +271,15 @@ def _compute_essl(task: Task, images: Images, report: Callable[[float], None]) -
     )  # fmt: skip
     entry = store.find("evaluations", store.key(of))
     return finished_rows(essl.rows_in(entry, case, seed)), entry, entry
+
+
+def _compute_bridge(task: Task, folder: Path, report: Callable[[float], None]) -> tuple[pd.DataFrame, Path, Path]:
+    """The same of a run of the bridge."""
+    (params, run, seed), views, steps = task, load_views(folder), task.run.pretrain.steps
+    of = bridge.dependencies_of_rows(run, seed, views, params.device)
+    bridge.work(run, seed, views, store.key(of), of, lambda done: report(done / (steps + 1)), device=params.device)
+    entry = store.find("evaluations", store.key(of))
+    return finished_rows(pd.read_csv(entry / "rows.csv", **TEXT)), entry, entry
 
 
 def _since(entry: Path, begin: float) -> float:
@@ -350,25 +363,43 @@ def prepare(studies: Sequence[str]) -> None:
     links |= {results / "full/rows": ROWS, results / PHOTOGRAPHS.name: PHOTOGRAPHS}
     links |= {evaluations / name: ROWS / name for name in studies}
     for link, target in links.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(target.resolve())
+        _link(link, target)
     evaluations.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROFILE, WORKSPACE / "params.yaml")
 
 
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
 def lend(tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> list[str]:
-    """Put the rows of E-SSL into the store, also those of another machine; returns the notebooks that need no more."""
-    whole = []
+    """Put the rows of E-SSL and the bridge into the store, also those of another machine.
+
+    Returns:
+        The notebooks that need no more. That of the bridge finds its views in the workspace, too.
+    """
+    whole, seen = [], {}  # seen: digest of the images, or views of a dataset
     for name, notebook in FROM_STORE.items():
         mine = [task for task in tasks if task.run.study == name]
         if not mine or not all(task.at in done for task in mine):
             continue
-        images = essl.digest(load_images(mine[0].params.essl))
-        for task in mine:
-            of = essl.dependencies_of_rows(task.run, task.seed, images, task.params.essl)
+        for params, run, seed in mine:
+            rows = done[run.name, seed].rows
+            if isinstance(run, Run):
+                if run.dataset not in seen:
+                    folder, place = views_folder(params, run.dataset), DATASETS[run.dataset][0]
+                    inside = place if place == "3diebench" else f"{place}/{run.dataset}"
+                    _link(WORKSPACE / "build/data" / inside, folder)
+                    seen[run.dataset] = load_views(folder)
+                of = bridge.dependencies_of_rows(run, seed, seen[run.dataset], params.device)
+            else:
+                if "images" not in seen:
+                    seen["images"] = essl.digest(load_images(params.essl))
+                of = essl.dependencies_of_rows(run, seed, seen["images"], params.essl)
+                rows = rows.drop(columns=essl.NAMED)
             if not store.find("evaluations", store.key(of)):
-                rows = done[task.at].rows.drop(columns=essl.NAMED)
                 store.add("evaluations", store.key(of), of,
                           lambda folder, rows=rows: rows.to_csv(folder / "rows.csv", index=False))  # fmt: skip
         whole.append(notebook)
