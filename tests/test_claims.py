@@ -60,9 +60,9 @@ ABOVE = {"left": "a", "relation": ">", "bound": 0.5}
 @pytest.mark.parametrize(
     "seeds, word, reason",
     [
-        (([0.6, 0.7], [0.64, 0.7], [0.62, 0.7]), "holds", "in 3 of 3 seeds"),
+        (([0.6, 0.61], [0.64, 0.65], [0.62, 0.62]), "holds", "in 3 of 3 seeds"),
         (([0.6, 0.7], [0.1, 0.2]), "mixed", "in 1 of 2 seeds"),
-        (([0.1, 0.2], [0.13, 0.2]), "does not", "in 0 of 2 seeds"),
+        (([0.1, 0.11], [0.12, 0.13]), "does not", "in 0 of 2 seeds"),
         # Three seeds say yes, but so does a coin three times; and the other way around.
         (([0.52], [0.6], [0.7]), "mixed", "in 3 of 3 seeds, but the interval crosses the bound"),
         (([0.3], [0.4], [0.48]), "mixed", "in 0 of 3 seeds, but the interval crosses the bound"),
@@ -78,13 +78,37 @@ def test_a_verdict_counts_seeds_and_looks_at_the_interval(seeds, word, reason):
     assert (found.word, found.reason) == (word, reason)
     assert (found.seeds, found.contexts) == np.shape(seeds)
     low, high = found.interval
-    of = np.mean(seeds, axis=1) if len(seeds) > 1 else np.ravel(seeds)
-    if len(of) > 1:
-        assert (low, high) == pytest.approx(stats.ttest_1samp(of, 0).confidence_interval(0.95))
+    if np.shape(seeds) == (1, 1):
+        assert low == high == seeds[0][0]
+    elif 1 in np.shape(seeds):
+        assert (low, high) == pytest.approx(stats.ttest_1samp(np.ravel(seeds), 0).confidence_interval(0.95))
     else:
-        assert low == high == of
+        assert (high + low) / 2 == pytest.approx(np.mean(seeds))
+        assert (high - low) / 2 == pytest.approx(reach_of_both(np.array(seeds)))
     assert found.phrase(stand_in=False) == word
     assert found.phrase(stand_in=True) == word + " (stand-in data)" * (word == "holds")
+
+
+def reach_of_both(values):
+    """Seeds and contexts, (seeds, contexts): Student's half intervals of both, added in squares."""
+    low, high = stats.ttest_1samp(values.mean(1), 0).confidence_interval(0.95)
+    first, last = stats.ttest_1samp(values.mean(0), 0).confidence_interval(0.95)
+    return np.hypot(high - low, last - first) / 2
+
+
+def test_more_seeds_do_not_make_contexts_certain():
+    """One context in three is bad, for every seed: of twenty seeds the interval is as wide as of the contexts alone."""
+    of_contexts = np.array([0.1, 0.1, 0.7])
+    found = claims.judge({"left": "a.b", "relation": "<", "bound": 0.5}, {"a.b": number(*[of_contexts] * 20)})
+    low, high = found.interval
+    assert found.word == "mixed" and found.reason == "in 20 of 20 seeds, but the interval crosses the bound"
+    assert (low, high) == pytest.approx(stats.ttest_1samp(of_contexts, 0).confidence_interval(0.95))
+
+
+def test_contexts_are_the_same_for_all_runs_so_that_a_difference_has_none_of_what_they_have_in_common():
+    ours = {"a.x": number([0.1, 0.5, 0.9], [0.1, 0.5, 0.9]), "b.x": number([0.0, 0.4, 0.8], run="theirs")}
+    found = claims.judge({"left": "a.x", "minus": "b.x", "relation": ">", "bound": 0}, ours)
+    assert found.word == "holds" and found.interval == pytest.approx((0.1, 0.1))
 
 
 def test_one_run_is_paired_with_itself_and_compared_with_the_mean_of_another():
@@ -112,6 +136,17 @@ def test_an_interval_has_the_truth_as_often_as_it_says():
         low, high = claims.judge(above, {"a.y": number(*a), "b.y": number(*b, run="theirs")}).interval
         covers += low <= 0 <= high
     assert 0.92 < covers / 400 < 0.99
+
+
+@pytest.mark.parametrize("of_seeds, of_contexts", [(1, 0), (0, 1), (1, 1), (0.3, 1)])
+def test_an_interval_over_seeds_and_contexts_has_the_truth_as_often_as_it_says(of_seeds, of_contexts):
+    generator, covers = np.random.default_rng(0), 0
+    for _ in range(400):
+        seed, context = of_seeds * generator.normal(size=(3, 1)), of_contexts * generator.normal(size=5)
+        values = seed + context + 0.3 * generator.normal(size=(3, 5))
+        low, high = claims.judge({"left": "a.y", "relation": ">", "bound": 0}, {"a.y": number(*values)}).interval
+        covers += low <= 0 <= high
+    assert covers / 400 > 0.92
 
 
 def test_what_was_not_repeated_is_not_testable_of_runs():
@@ -250,7 +285,8 @@ def test_the_published_numbers_show_what_they_show(printed):
     }  # fmt: skip
     unprinted = {name for name, v in found.items() if not v.seeds and CLAIMS[name]["whose"] == "paper"}
     assert unprinted == {
-        "three-neighbors-right", "three-neighbors-above-baselines", "neighbors-closer-with-context",
+        "three-neighbors-right", "three-neighbors-above-baselines", "neighbors-closer-with-context-rotation",
+        "neighbors-closer-with-context-color",
         "masking-rises-then-falls-classes", "masking-closes-the-shortcut",
     }  # fmt: skip
     assert found["rotation-context-removes-color"].estimate == pytest.approx(0.046 / 0.908)
@@ -376,10 +412,10 @@ def test_a_constant_model_has_the_same_names_and_its_floors():
 
 def test_a_table_of_claims_says_n_and_what_each_model_says():
     asked = [{"id": "a", "whose": "paper", "text": "t"} | {"left": "a.x", "relation": ">", "bound": 0.5}]
-    named = {"ours": {"a.x": number([0.6, 0.7], [0.61, 0.7])}, "published": {}, "constant": {"a.x": number(0.0)}}
+    named = {"ours": {"a.x": number([0.69, 0.7], [0.7, 0.71])}, "published": {}, "constant": {"a.x": number(0.0)}}
     (line,) = claims.table(asked, **named, runs=pd.DataFrame(), stand_in=True).to_dict("records")
     assert line["verdict"] == "holds (stand-in data)" and (line["n seeds"], line["n contexts"]) == (2, 2)
-    assert line["the paper shows it"] == "not printed" and line["constant model"] == "fails"
+    assert line["the paper shows it"] == "not printed" and line["constant model"] == "does not"
     assert claims.counted(pd.DataFrame([line])).loc["paper"].to_dict() == {"holds (stand-in data)": 1}
 
 

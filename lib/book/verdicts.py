@@ -144,13 +144,13 @@ def _pictures(notebook: nbformat.NotebookNode) -> int:
 
 
 RULES = """\
-A claim *holds* if it does in every seed and in the whole 95 % interval, Student's over seeds (of one seed: over its
-contexts alone), it *does not* if it does in none; anything between is *mixed*. It is *not testable* where its model has
-not learned what is asked, where trainings of different budgets would be compared, where a number is missing, or where
-nothing was repeated, so that there is no interval. Claims are predicates in `paper/claims.yaml`, and all are asked of a
-constant model, too, of which none may hold. [20_compare](notebooks/20_compare.ipynb) decides those about images, other
-notebooks their own. Of E-SSL's paper signs are known here, not numbers. Every verdict leads to the table or figure
-behind it."""
+A claim *holds* if it does in every seed and in the whole 95 % interval, Student's over seeds and contexts (of one seed:
+over its contexts alone), it *does not* if it does in none; anything between is *mixed*. It is *not testable* where its
+model has not learned what is asked, where trainings of different budgets would be compared, where a number is missing,
+or where nothing was repeated, so that there is no interval. Claims are predicates in `paper/claims.yaml`, and all are
+asked of a constant model, too, of which none may hold. [20_compare](notebooks/20_compare.ipynb) decides those about
+images, other notebooks their own. Of E-SSL's paper signs are known here, not numbers. Every verdict leads to the table
+or figure behind it."""
 
 
 def _glance(lines: pd.DataFrame, titles: Mapping[str, str]) -> str:

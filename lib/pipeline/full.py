@@ -217,14 +217,17 @@ def finished_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def line(task: Task, train_seconds: float, evaluation_seconds: float) -> dict:
     """A task's line of keys.csv; nan are the seconds of what was in the store before."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    # Rows that were written before are no edit: dirty is what could make other numbers.
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    edited = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "lib", "notebooks", "profiles", "data.dvc"])
+    commit = git + "-dirty" * (edited.returncode == 1) if git else "unknown"
     gpu = study.place(task.params.device) == "cuda"
     return {
         "run": task.run.name, "seed": task.seed, "key": task.key,
         "processor": torch.cuda.get_device_name() if gpu else processor(),
         "torch": torch.__version__.partition("+")[0],
         "train_seconds": train_seconds, "evaluation_seconds": evaluation_seconds,
-        "commit": git.stdout.strip() or "unknown", "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit, "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
 
 
@@ -368,6 +371,12 @@ def prepare(studies: Sequence[str]) -> None:
     shutil.copyfile(PROFILE, WORKSPACE / "params.yaml")
 
 
+def begun(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> bool:
+    """Whether each run of a study has a seed: claims about all of its runs would else be asked of some."""
+    return all(any(task.at in done for task in tasks if task.run.name == run)
+               for run in {task.run.name for task in tasks if task.run.study == name})  # fmt: skip
+
+
 def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
@@ -455,7 +464,7 @@ def main(minutes: float | None = None) -> None:
         hours = sum(seconds[task.at] for task in left) / count / 3600
         print(f"{len(left)} of {len(tasks)} tasks are left, about {hours:.1f} hours with {count} at a time; the same "
               "command goes on.")  # fmt: skip
-    prepare([path.parent.name for path in ROWS.glob("*/runs.json") if path.parent.name != "robustness"])
+    prepare([name for name in (*params.studies, *PEOPLE) if begun(name, tasks, done)])
     wrong += filter(None, map(execute, [*SECTIONS, *lend(tasks, done)]))
     (OUT / "README.md").write_text(report(tasks, done, wrong), encoding="utf-8")
     print("\n".join([*wrong, f"Rows, tables and verdicts are in {OUT}/."]))

@@ -71,7 +71,10 @@ def _ends(names: pd.Index) -> list[str]:
     told = found.str.extract(r"^(?P<curve>.*)\.c(?P<length>\d+)$").assign(length=lambda of: of["length"].astype(float))
     lengths = told.groupby("curve")["length"]
     end = told["length"].isin([0]) | (told["length"] == lengths.transform("max")) | told["curve"].isna()
-    return found[end].tolist()
+    # Without a context the number is the same under all kinds, so it counts once.
+    kind = told["curve"].str.replace(r"\.\w+\.", ".", regex=True)
+    again = told["length"].eq(0) & told.assign(kind=kind).duplicated(["kind", "length"])
+    return found[end & ~again].tolist()
 
 
 def under_changes(claims: Sequence[Mapping], of: Results) -> pd.DataFrame:
