@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -214,3 +216,31 @@ def test_store_is_small():
     files = [path for path in (ROOT / ".dvc/store").rglob("*") if path.is_file()]
     assert files, "the pinned data is missing from .dvc/store; run `dvc push data.dvc`"
     assert sum(path.stat().st_size for path in files) <= 30e6
+
+
+def committed(path):
+    """A file as it was committed: your own run changes results, and README.md tells of ours."""
+    found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    return found.stdout if found.returncode == 0 else pytest.skip("no git repository")
+
+
+def test_numbers_that_open_the_readme_are_those_of_the_results():
+    text, found = " ".join(committed("README.md").split()), {}
+    for name, folder in {"default": "results", "full": "results/full"}.items():
+        claims = pd.read_csv(StringIO(committed(f"{folder}/20_compare/claims.csv")))
+        claims["word"] = claims["verdict"].str.replace(r" \(.*", "", regex=True)
+        found[name] = {whose: of["word"].value_counts() for whose, of in claims.groupby("whose")}
+        several = (claims["whose"] == "paper") & (claims["word"] == "holds") & (claims["n seeds"] > 1)
+        found[name]["several"] = several.sum()
+    own, paper, full = found["default"]["ours"], found["default"]["paper"], found["full"]["paper"]
+    done = re.search(r"\*\*(\d+ of \d+ checkpoints)\*\*", committed("results/full/README.md"))[1]
+    for told in (
+        f"Of {paper.sum()} claims of the paper, {paper['holds']} hold on these stand-in data "
+        f"({found['default']['several']} of them with several seeds), {paper['mixed']} are mixed, "
+        f"{paper['does not']} do not hold and {paper['not testable']} are not testable",
+        f"of {own.sum()} claims of our own {own['holds']} hold",
+        f"{full['holds']} hold ({found['full']['several']} of them with several seeds), {full['mixed']} are mixed, "
+        f"{full['does not']} do not hold, and {full['not testable']} wait",
+        f"`results/full/rows` has {done}",
+    ):
+        assert told in text, f"README.md does not say: {told}"
