@@ -142,6 +142,17 @@ def test_interruption_loses_the_tasks_under_way_alone(workspace, trained):
     assert trained == ALL[2:] and keys().items() > done.items()
 
 
+def test_claims_about_all_runs_of_a_section_are_asked_of_all(workspace):
+    """A study is shown when each run of one of its sections has a seed, be it without the runs of another section."""
+    edit("method: simclr, groups: [], seeds: [0]}", "method: simclr, groups: [], seeds: [0, 1], sections: [main, single]}")
+    tasks = full.plan(settings.load(full.PROFILE))
+    mine = [task for task in tasks if task.run.study == "main"]
+    assert full.begun("main", tasks, {("contextssl", 0): None, ("simclr", 1): None})
+    assert full.begun("main", tasks, {("simclr", 0): None})  # all of the section single
+    assert not full.begun("main", tasks, {task.at: None for task in mine if task.run.name == "contextssl"})
+    assert not full.begun("main", tasks, {})
+
+
 def test_no_task_is_started_after_the_minutes(workspace, trained, capsys):
     full.main(minutes=0)
     assert trained == [] and "5 of 5 tasks are left, about" in capsys.readouterr().out

@@ -372,9 +372,11 @@ def prepare(studies: Sequence[str]) -> None:
 
 
 def begun(name: str, tasks: Sequence[Task], done: Mapping[tuple[str, int], Done]) -> bool:
-    """Whether each run of a study has a seed: claims about all of its runs would else be asked of some."""
-    return all(any(task.at in done for task in tasks if task.run.name == run)
-               for run in {task.run.name for task in tasks if task.run.study == name})  # fmt: skip
+    """Whether each run of a section of the study has a seed: claims about all its runs would else be asked of some."""
+    mine = [task for task in tasks if task.run.study == name]
+    sections = {section for task in mine for section in task.run.sections}
+    there = {task.run.name for task in mine if task.at in done}
+    return any(there >= {task.run.name for task in mine if section in task.run.sections} for section in sections)
 
 
 def _link(link: Path, target: Path) -> None:
