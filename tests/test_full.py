@@ -144,7 +144,7 @@ def test_interruption_loses_the_tasks_under_way_alone(workspace, trained):
 
 def test_claims_about_all_runs_of_a_section_are_asked_of_all(workspace):
     """A study is shown when each run of one of its sections has a seed, be it without the runs of another section."""
-    edit("method: simclr, groups: [], seeds: [0]}", "method: simclr, groups: [], seeds: [0, 1], sections: [main, single]}")
+    edit("groups: [], seeds: [0]}", "groups: [], seeds: [0, 1], sections: [main, single]}")
     tasks = full.plan(settings.load(full.PROFILE))
     mine = [task for task in tasks if task.run.study == "main"]
     assert full.begun("main", tasks, {("contextssl", 0): None, ("simclr", 1): None})
