@@ -69,6 +69,7 @@ def make(folder, parameters=PARAMETERS, work=WORK):
 def start(folder, *arguments, **variables):
     # Threads and figures of the caller must not reach the notebook.
     environment = os.environ | {"OMP_NUM_THREADS": "7", "MPLBACKEND": "agg"} | variables
+    environment.pop("PYTEST_CURRENT_TEST", None)  # where it is set, ipykernel does not capture what C code writes
     command = [sys.executable, "-m", "lib", "run", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -212,13 +213,21 @@ def test_ctrl_c_ends_with_one_sentence(folder):
     process = start(folder, "tiny", "study=main")
     while "waiting" not in process.stdout.readline():
         assert process.poll() is None
-    time.sleep(1)  # past the printing: an interrupt inside zmq's own callback prints a traceback that nobody can catch
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert time.monotonic() - begin < 20 and process.returncode == 1
     assert error.splitlines()[-1] == "tiny study=main was interrupted; the same command goes on where it stopped."
     assert "Traceback" not in error and not (folder / "build/tiny/main").exists()
+
+
+def test_a_process_that_dies_ends_with_one_sentence(folder):
+    make(folder, work=WORK + "\nos.abort()")
+    done = execute(folder, "tiny", "study=main")
+    assert done.returncode == 1 and "Fatal Python error: Aborted" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tiny study=main: its Python process died, most often because")
+    assert "Traceback" not in done.stderr and not (folder / "build/tiny/main").exists()
+    assert not list((folder / "build/.scratch/running").iterdir())
 
 
 def test_notebook_that_makes_nothing_fails(folder):

@@ -285,7 +285,13 @@ def _floors(
 
 
 def _cosines(
-    model: nn.Module, features: Tensor, table: Tensor, views, rows: Tensor, position: Tensor, kind: str,
+    model: nn.Module,
+    features: Tensor,
+    table: Tensor,
+    views,
+    rows: Tensor,
+    position: Tensor,
+    kind: str,
     cache: ContextCache | None,
 ) -> Tensor:
     """(O, V, V) cosines of the queries h(x_0, a_{0 -> j} | C) and the embeddings of the V views of each object.

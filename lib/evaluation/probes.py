@@ -94,8 +94,14 @@ def _layers(parameters: Tensor, widths: Sequence[int]) -> Layers:
 
 @torch.no_grad()
 def fit_heads(
-    tables: Tensor, train: Split, validation: Split, widths: Sequence[int], selections: Sequence[slice], epochs: int,
-    settings, seed: int,
+    tables: Tensor,
+    train: Split,
+    validation: Split,
+    widths: Sequence[int],
+    selections: Sequence[slice],
+    epochs: int,
+    settings,
+    seed: int,
 ) -> list[Layers]:
     """Train one head for each of the G tables with Adam on the squared error, and keep its best epoch on validation.
 
@@ -143,7 +149,11 @@ def fit_heads(
 
 
 def ridge(
-    tables: Tensor, train: Split, validation: Split, test: Split, penalties: Sequence[float],
+    tables: Tensor,
+    train: Split,
+    validation: Split,
+    test: Split,
+    penalties: Sequence[float],
     selections: Sequence[slice],
 ) -> Tensor:
     """Ridge regression in closed form; each table and each selection of columns chooses its penalty on validation.
@@ -220,9 +230,7 @@ def predict_latents(
     return found
 
 
-def predict_classes(
-    tables: Tensor, train: Split, validation: Split, test: Split, classes: int, settings
-) -> Tensor:
+def predict_classes(tables: Tensor, train: Split, validation: Split, test: Split, classes: int, settings) -> Tensor:
     """Multinomial logistic regression by L-BFGS; each table chooses its penalty on validation: (G, M) classes.
 
     Run to convergence, within .1 of a point of top-1: a probe that stops early favors representations whose classes lie

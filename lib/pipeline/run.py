@@ -19,6 +19,8 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
+from jupyter_client import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -136,11 +138,24 @@ def normalize(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+#: What the kernel's own machinery says, past its messages: a reader needs it only if the kernel dies.
+_SAID = SCRATCH / "running" / f"kernel-{os.getpid()}.txt"
+
+
+class _KernelManager(AsyncKernelManager):
+    """Kernels that write there: one that is interrupted may print a traceback of its sockets as it ends."""
+
+    async def start_kernel(self, **arguments: Any) -> None:
+        with _SAID.open("w", encoding="utf-8") as said:
+            await super().start_kernel(stderr=said, **arguments)
+
+
 def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], outs: list[str]) -> None:
     """Execute a notebook in the current folder and write the executed copy.
 
-    Raises papermill's PapermillExecutionError if a cell fails, ValueError if an output is missing at the end; then what
-    the failed run wrote below `outs` is gone, and the notebook as far as it got is in build/.scratch/failed/.
+    Raises papermill's PapermillExecutionError if a cell fails, nbclient's DeadKernelError if its process ends before
+    the notebook does, ValueError if an output is missing at the end; then what the failed run wrote below `outs` is
+    gone, and the notebook as far as it got is in build/.scratch/failed/.
     """
     partial, failed = SCRATCH / "running" / executed.name, SCRATCH / "failed" / executed.name
     for folder in (partial.parent, failed.parent, executed.parent):
@@ -165,13 +180,20 @@ def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], outs:
             autosave_cell_every=30,
             record_timing=False,
             coalesce_streams=True,
-            # Whatever matplotlibrc there is, a notebook starts from the defaults; `import` would leave a name in it.
-            extra_arguments=["--IPKernelApp.exec_lines=__import__('matplotlib').rcdefaults()"],
+            # Whatever matplotlibrc there is, a notebook starts from the defaults, and one that dies says where it was;
+            # `import` would leave a name in it.
+            extra_arguments=[
+                "--IPKernelApp.exec_lines=__import__('matplotlib').rcdefaults();"
+                "__import__('faulthandler').enable(__import__('sys').stderr)"
+            ],
+            kernel_manager_class=_KernelManager,
             config=Config(KernelManager={"transport": "ipc"}),  # nobody else on the machine can listen in
         )
         if absent := [path for path in outs if not Path(path).exists()]:
             raise ValueError(f"{notebook} ended without making {', '.join(absent)}.")
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, DeadKernelError):
+            print(f"\n{_SAID.read_text(encoding='utf-8')}", file=sys.stderr)
         for path, stamp in _files(outs).items():
             if before.get(path) != stamp:
                 path.unlink()
@@ -182,6 +204,8 @@ def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], outs:
             partial.replace(failed)
             print(f"\nThe notebook as far as it got: {failed}", file=sys.stderr)
         raise
+    finally:
+        _SAID.unlink(missing_ok=True)
     nbformat.write(normalize(nbformat.read(partial, as_version=4)), partial)
     partial.replace(executed)
     failed.unlink(missing_ok=True)
@@ -242,6 +266,11 @@ def main(arguments: list[str]) -> None:
             sys.exit(f"{title} was interrupted; the same command goes on where it stopped.")
         if isinstance(error, papermill.PapermillExecutionError):
             sys.exit(f"{title} failed.\n{error.ename}: {' '.join(error.evalue.split())}")
+        if isinstance(error, DeadKernelError):
+            sys.exit(
+                f"{title}: its Python process died, most often because the memory was full; free some, and the "
+                "same command goes on where it stopped."
+            )
         if isinstance(error, (ValueError, FileNotFoundError)):
             sys.exit(f"{title} did not run to its end: {error}")
         raise

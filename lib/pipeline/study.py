@@ -254,7 +254,12 @@ class Bar:
 
 
 def _train(
-    run: Run, seed: int, views: Views, name: str, dependencies: Mapping, report: Callable[[float], None],
+    run: Run,
+    seed: int,
+    views: Views,
+    name: str,
+    dependencies: Mapping,
+    report: Callable[[float], None],
     device: Device,
 ) -> None:
     if store.find("trainings", name):
@@ -284,8 +289,15 @@ def _train_on(fabric, run: Run, seed: int, views: Views, name: str, dependencies
 
 
 def _evaluate(
-    run: Run, seed: int, views: Views, weights: Path, name: str, dependencies: Mapping,
-    report: Callable[[float], None], function: Callable, device: Device,
+    run: Run,
+    seed: int,
+    views: Views,
+    weights: Path,
+    name: str,
+    dependencies: Mapping,
+    report: Callable[[float], None],
+    function: Callable,
+    device: Device,
 ) -> None:
     if store.find("evaluations", name):
         return
