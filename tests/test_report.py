@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from lib.evaluation.evaluate import COLUMNS
-from lib.report import plotting, published, results, summary
+from lib.report import plotting, published, results, speedrun, summary
 from lib.report.results import select
 
 ROOT = Path(__file__).parents[1]
@@ -515,3 +515,26 @@ def test_a_neighbor_is_marked_by_what_is_asked():
     assert set(styles) == {"✓ 0°", "✗ hue 0.30"}
     assert styles["✓ 0°"] == "-" != styles["✗ hue 0.30"]
     plotting.plt.close(fig)
+
+
+# ---- the speed-run
+
+
+def test_a_setting_meets_the_target_with_all_four_numbers_at_once():
+    def line(name, seed, seconds, rotation, color_left, rotation_left, foreign, run="contextssl"):
+        return {
+            "name": name, "run": run, "seed": seed, "changes": None, "note": None, "steps": 1000, "seconds": seconds,
+            "paper.0.color": 0.9, "paper.0.rotation": rotation, "paper.rotation.126.color": 0.9 * color_left,
+            "paper.color.126.rotation": rotation * rotation_left, "anchor=foreign,mask=0.10": foreign,
+        }  # fmt: skip
+
+    log = pd.DataFrame([
+        line("good", 0, 100, 0.8, 0.05, 0.08, 0.02), line("good", 1, 300, 0.8, 0.05, 0.12, 0.02),
+        line("good", 2, 500, 0.8, 0.05, 0.02, 0.02), line("one number short", 0, 50, 0.69, 0.01, 0.01, 0.016),
+        line("not asked", 0, 50, 0.8, 0.01, 0.01, np.nan), line("other run", 0, 1, 0.8, 0.0, 0.0, 0.0, "simclr"),
+    ])  # fmt: skip
+    found = speedrun.settings(log, "contextssl").set_index("name")
+    assert found["n"].to_dict() == {"good": 3, "one number short": 1, "not asked": 1}
+    assert found["met"].to_dict() == {"good": 2, "one number short": 0, "not asked": 0}
+    assert found.loc["good", "time to target"] == 300 and found["time to target"].isna().sum() == 2
+    assert found.loc["good", "rotation left in the color context"] == pytest.approx(0.08)
