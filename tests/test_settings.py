@@ -261,7 +261,7 @@ def test_the_run_counts_before_its_base_before_the_bases_base_before_the_section
 
 def test_the_default_has_a_reference():
     ours, (_, there) = loaded("laptop").run("contextssl"), loaded("full").variation("laptop")
-    assert {*ours.seeds} < {*there.seeds} and len(loaded("full").variation("width-064")[1].seeds) == 2
+    assert {*ours.seeds} < {*there.seeds} and len(loaded("full").variation("width-064")[1].seeds) == 3
     named = {"name", "seeds", "study", "sections"}
     assert ours.model_dump(exclude=named) == there.model_dump(exclude=named)
 

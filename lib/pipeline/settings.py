@@ -486,10 +486,12 @@ Changes = create_model(
     **{name: (rule, None) for part in OVERRIDABLE.values() for name, rule in get_annotations(part).items()},
 )
 
-#: An entry of `robustness`: keys of `data`, too, whose names are unlike those of all other sections, and seeds.
+#: An entry of `robustness`: keys of `data`, too, whose names are unlike those of all other sections, seeds, and the
+#: entry of which it is a change.
 Variation = create_model(
     "Variation",
     __base__=Section,
+    base=(str, ""),
     seeds=(get_annotations(Run)["seeds"], None),
     **{
         name: (rule, None)
@@ -550,18 +552,25 @@ class Params(Section):
         return tuple(run for run in map(self.run, self.runs) if run.study == name)
 
     def variation(self, name: str) -> tuple["Params", Run]:
-        """The headline's run with the one change of an entry of `robustness`, and the params with which it is made.
+        """The headline's run with the change of an entry of `robustness`, on top of that of its base if it has one, and
+        the params with which it is made.
 
         Raises ValueError as `load` does.
         """
         _require(name, self.robustness, "variation")
         changes = self.robustness[name].model_dump(exclude_unset=True)
+        if base := changes.pop("base", ""):
+            _require(base, self.robustness, f"base in robustness.{name}")
+            below = self.robustness[base].model_dump(exclude_unset=True, exclude={"seeds"})
+            if below.get("base"):
+                raise ValueError(f"robustness.{name}.base has a base itself; name {below['base']} or write it out.")
+            changes = below | changes
         of_data = {key: changes.pop(key) for key in [*changes] if key in Data.model_fields}
         params = self.model_copy(update={"data": self.data.model_copy(update=of_data)})
         seeds = changes.pop("seeds", None)
         run = params.run("contextssl", **changes)
-        # Else two seeds: what a change breaks, it breaks by far more than seeds differ.
-        as_study = {"name": name, "study": "robustness", "sections": ("robustness",), "seeds": seeds or run.seeds[:2]}
+        seeds = seeds or run.seeds[:3]  # with two, an interval is 12.7 standard errors wide
+        as_study = {"name": name, "study": "robustness", "sections": ("robustness",), "seeds": seeds}
         return params, run.model_copy(update=as_study)
 
     def _merged(self, entry: Changes, key: str, path: tuple[str, ...] = ()) -> dict[str, Any]:

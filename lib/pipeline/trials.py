@@ -19,6 +19,7 @@ from tqdm import tqdm
 from lib.data.views import Views
 from lib.evaluation.evaluate import evaluate_run
 from lib.method.pretrain import pretrain
+from lib.people import adult, fairness
 from lib.pipeline import settings
 from lib.pipeline.benchmark import processor
 from lib.pipeline.study import views_of_study
@@ -39,14 +40,18 @@ def held_out(views: Views) -> Views:
 def attempt(name: str, run_name: str, seed: int, **changes: object) -> dict[str, object]:
     """Train one seed of a run with flat changes, evaluate it on validation objects, and add a line to `LOG`."""
     params = settings.load()
-    last = params.run(run_name, **changes).evaluate.context_lengths[-1]
-    wanted = {
-        "context_lengths": sorted({0, 14, 30, last}), "embedding_tasks": ["individual"],
-        "representation_tasks": ["individual", "classes"], "retrieval_objects": 0, "probes": ["paper"],
-    }  # fmt: skip
-    run = params.run(run_name, **(wanted | changes))
-    views = views_of_study(run.study, [run])
-    views = views if isinstance(views, Views) else views[run.dataset]
+    run = params.run(run_name, **changes)
+    people = run.dataset == "adult"
+    if people:
+        views, _ = adult.views(adult.read(), adult.split())
+    else:
+        wanted = {
+            "context_lengths": sorted({0, 14, 30, run.evaluate.context_lengths[-1]}), "embedding_tasks": ["individual"],
+            "representation_tasks": ["individual", "classes"], "retrieval_objects": 0, "probes": ["paper"],
+        }  # fmt: skip
+        run = params.run(run_name, **(wanted | changes))
+        views = views_of_study(run.study, [run])
+        views = views if isinstance(views, Views) else views[run.dataset]
     from lightning_fabric import Fabric  # slow to import, and needed here alone
 
     torch.set_num_threads(1)
@@ -54,15 +59,27 @@ def attempt(name: str, run_name: str, seed: int, **changes: object) -> dict[str,
     with tqdm(total=run.pretrain.steps, unit="step", desc=name, mininterval=1) as bar:
         model, _ = pretrain(run, seed, views, fabric=fabric, report=lambda done: bar.update(done - bar.n))
     seconds = time.perf_counter() - start
+    if people:
+        outcomes = {"income": views.labels.numpy()}
+        found = fairness.evaluate_fairness(model, views, run, seed, outcomes=outcomes, test="validation")
+        measured = of_people(found)
+    else:
+        measured = measures(evaluate_run(model, held_out(views), run, seed))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     line = {
         "name": name, "run": run_name, "seed": seed, "changes": " ".join(f"{k}={v}" for k, v in changes.items()),
-        "steps": run.pretrain.steps, "seconds": round(seconds), "processor": processor(), "commit": commit,
-        **measures(evaluate_run(model, held_out(views), run, seed)),
+        "steps": run.pretrain.steps, "seconds": round(seconds), "processor": processor(), "commit": commit, **measured,
     }  # fmt: skip
     log = [pd.read_csv(LOG)] if LOG.exists() else []
     pd.concat([*log, pd.DataFrame([line])], ignore_index=True).to_csv(LOG, index=False)
     return line
+
+
+def of_people(rows: pd.DataFrame) -> dict[str, float]:
+    """Income's AUC and what tells gender, by environment and length, as means over draws of the context."""
+    told = rows[rows["metric"].isin(("income_auc", "gender_flipped", "gender_standardized"))]
+    means = told.groupby(["environment", "context_length", "metric"])["value"].mean()
+    return {".".join(map(str, at)): round(value, 3) for at, value in means.items()}
 
 
 def measures(rows: pd.DataFrame) -> dict[str, float]:
