@@ -53,10 +53,16 @@ def shape(value):
 
 
 def test_profiles_share_keys_and_types():
-    varying = {"runs": True, "bases": True, "device": {"jobs"}}  # jobs: auto or a number
+    varying = {"runs": True, "bases": True, "robustness": True, "device": {"jobs"}}  # jobs: auto or a number
     shapes = [shape(loaded(name).model_dump(exclude=varying)) for name in PROFILES]
     assert all(shape == shapes[0] for shape in shapes)
     assert [loaded(name).profile for name in PROFILES] == [*PROFILES]
+    changes = {
+        name: {change: of.model_dump(exclude_unset=True, exclude={"base"}) for change, of in of.items()}
+        for name, of in ((name, loaded(name).robustness) for name in PROFILES)
+    }
+    del changes["full"]["laptop"]  # what the others are changes of
+    assert all(of == changes["full"] for of in changes.values())
 
 
 def test_comments_explain_every_key():
