@@ -47,6 +47,7 @@ from lib.pipeline.benchmark import processor
 from lib.pipeline.essl_photographs import OUT as PHOTOGRAPHS
 from lib.pipeline.settings import DATASETS, PEOPLE, Params, Run
 from lib.report.plotting import markdown
+from lib.report.speedrun import LOG
 
 PROFILE, WORKSPACE = Path("profiles/full.yaml"), Path("build/full")
 OUT = Path("results/full")
@@ -363,7 +364,7 @@ def prepare(studies: Sequence[str]) -> None:
     evaluations, results = WORKSPACE / "build/evaluations", WORKSPACE / "results"
     shutil.rmtree(evaluations, ignore_errors=True)
     links = {WORKSPACE / name: Path(name) for name in ("lib", "notebooks", "paper", "data", "dvc.yaml", ".dvc")}
-    links |= {results / "full/rows": ROWS, results / PHOTOGRAPHS.name: PHOTOGRAPHS}
+    links |= {results / "full/rows": ROWS, results / PHOTOGRAPHS.name: PHOTOGRAPHS, results / LOG.name: LOG}
     links |= {evaluations / name: ROWS / name for name in studies}
     for link, target in links.items():
         _link(link, target)
