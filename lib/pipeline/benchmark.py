@@ -45,8 +45,10 @@ STAGE = "from pathlib import Path; from lib.pipeline import run; run.execute(Pat
 Timed = tuple[float, float, float]  # seconds of a way and of the naive one, and the greatest difference of results
 
 
-def processor() -> str:
-    """The name of the processor, as the system has it."""
+def processor(place: str = "cpu") -> str:
+    """The name of the processor, or of the GPU where the place is cuda, as the system has it."""
+    if place == "cuda":
+        return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -219,13 +219,15 @@ def finished_rows(rows: pd.DataFrame) -> pd.DataFrame:
 def line(task: Task, train_seconds: float, evaluation_seconds: float) -> dict:
     """A task's line of keys.csv; nan are the seconds of what was in the store before."""
     # Rows that were written before are no edit: dirty is what could make other numbers.
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    edited = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "lib", "notebooks", "profiles", "data.dvc"])
-    commit = git + "-dirty" * (edited.returncode == 1) if git else "unknown"
-    gpu = study.place(task.params.device) == "cuda"
+    git = partial(subprocess.run, capture_output=True, text=True)
+    commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+    if not commit:
+        commit = "unknown"
+    elif git(["git", "diff", "--quiet", "HEAD", "--", "lib", "notebooks", "profiles", "data.dvc"]).returncode == 1:
+        commit += "-dirty"
     return {
         "run": task.run.name, "seed": task.seed, "key": task.key,
-        "processor": torch.cuda.get_device_name() if gpu else processor(),
+        "processor": processor(study.place(task.params.device)),
         "torch": torch.__version__.partition("+")[0],
         "train_seconds": train_seconds, "evaluation_seconds": evaluation_seconds,
         "commit": commit, "date": datetime.now(UTC).date().isoformat(),

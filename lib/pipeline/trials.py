@@ -20,9 +20,8 @@ from lib.data.views import Views
 from lib.evaluation.evaluate import evaluate_run
 from lib.method.pretrain import pretrain
 from lib.people import adult, fairness
-from lib.pipeline import settings
+from lib.pipeline import settings, study
 from lib.pipeline.benchmark import processor
-from lib.pipeline.study import views_of_study
 from lib.report.results import PER_COMPONENT, select
 from lib.report.speedrun import LOG
 
@@ -50,15 +49,18 @@ def attempt(name: str, run_name: str, seed: int, **changes: object) -> dict[str,
             "representation_tasks": ["individual", "classes"], "retrieval_objects": 0, "probes": ["paper"],
         }  # fmt: skip
         run = params.run(run_name, **(wanted | changes))
-        views = views_of_study(run.study, [run])
+        views = study.views_of_study(run.study, [run])
         views = views if isinstance(views, Views) else views[run.dataset]
     from lightning_fabric import Fabric  # slow to import, and needed here alone
 
     torch.set_num_threads(1)
-    fabric, start = Fabric(accelerator="cpu", devices=1), time.perf_counter()
+    place = study.place(params.device)
+    fabric, start = Fabric(accelerator=place, devices=1, precision=run.precision), time.perf_counter()
+    fabric.launch()
     with tqdm(total=run.pretrain.steps, unit="step", desc=name, mininterval=1) as bar:
         model, _ = pretrain(run, seed, views, fabric=fabric, report=lambda done: bar.update(done - bar.n))
     seconds = time.perf_counter() - start
+    model = model.to(place)
     if people:
         outcomes = {"income": views.labels.numpy()}
         found = fairness.evaluate_fairness(model, views, run, seed, outcomes=outcomes, test="validation")
@@ -68,7 +70,8 @@ def attempt(name: str, run_name: str, seed: int, **changes: object) -> dict[str,
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     line = {
         "name": name, "run": run_name, "seed": seed, "changes": " ".join(f"{k}={v}" for k, v in changes.items()),
-        "steps": run.pretrain.steps, "seconds": round(seconds), "processor": processor(), "commit": commit, **measured,
+        "steps": run.pretrain.steps, "seconds": round(seconds), "processor": processor(place), "commit": commit,
+        **measured,
     }  # fmt: skip
     log = [pd.read_csv(LOG)] if LOG.exists() else []
     pd.concat([*log, pd.DataFrame([line])], ignore_index=True).to_csv(LOG, index=False)
