@@ -43,12 +43,12 @@ def met(log: pd.DataFrame) -> pd.Series:
 
 
 def settings(log: pd.DataFrame, run: str) -> pd.DataFrame:
-    """The settings tried for a run, in the log's order: what was changed, steps, n trainings, medians of the target's
-    numbers over them, how many trainings met all of it, and the median seconds of those, which is the time to target.
+    """The settings tried for a run, in the log's order: what was changed, steps, processor, n trainings, medians of the
+    target's numbers over them, how many trainings met all of it, and the median seconds of those, the time to target.
     """
     log = log[log["run"] == run].fillna({"note": "", "changes": ""})
     log = log.assign(met=met(log), **{name: goal.value(log) for name, goal in TARGET.items()})
     log["time to target"] = log["seconds"].where(log["met"])
-    tried = log.groupby(["name", "note", "changes", "steps"], sort=False)
+    tried = log.groupby(["name", "note", "changes", "steps", "processor"], sort=False)
     medians = tried[[*TARGET, "time to target"]].median()
     return tried.agg(n=("met", "size"), met=("met", "sum")).join(medians).reset_index()
