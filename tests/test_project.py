@@ -241,7 +241,7 @@ def test_numbers_that_open_the_readme_are_those_of_the_results():
         f"{paper['does not']} do not hold and {paper['not testable']} are not testable",
         f"of {own.sum()} claims of our own {own['holds']} hold",
         f"{full['holds']} hold ({found['full']['several']} of them with several seeds), {full['mixed']} are mixed, "
-        f"{full['does not']} do not hold, and {full['not testable']} wait",
+        f"{full['does not']} do not hold, and {full['not testable']} are not testable",
         f"`results/full/rows` has {done}",
     ):
         assert sentence in text, f"README.md does not say: {sentence}"

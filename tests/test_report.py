@@ -523,7 +523,8 @@ def test_a_neighbor_is_marked_by_what_is_asked():
 def test_a_setting_meets_the_target_with_all_four_numbers_at_once():
     def line(name, seed, seconds, rotation, color_left, rotation_left, foreign, run="contextssl"):
         return {
-            "name": name, "run": run, "seed": seed, "changes": None, "note": None, "steps": 1000, "seconds": seconds, "processor": "a",
+            "name": name, "run": run, "seed": seed, "changes": None, "note": None, "steps": 1000, "seconds": seconds,
+            "processor": "a",
             "paper.0.color": 0.9, "paper.0.rotation": rotation, "paper.rotation.126.color": 0.9 * color_left,
             "paper.color.126.rotation": rotation * rotation_left, "anchor=foreign,mask=0.10": foreign,
         }  # fmt: skip
