@@ -1,6 +1,7 @@
 """Contexts are drawn as promised, training learns, resumes to the same bytes, and stops at a NaN."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 
 from lib.data.views import GROUPS
 from lib.method import sampling
-from lib.method.methods import Step, build
+from lib.method.methods import METHODS, Step, build
 from lib.method.pretrain import load_model, pretrain, save_model
 from lib.method.sampling import Draws, active_components, restrict, sample_batch, sample_groups, sample_pairs
 from lib.pipeline.settings import Method
@@ -147,6 +148,16 @@ def test_an_interrupted_training_ends_at_the_same_bytes(train, tmp_path, method,
 def test_a_loss_that_is_not_finite_stops_at_once(train):
     with pytest.raises(FloatingPointError, match=r"loss of tiny, seed 0 is (nan|inf) at step 0; lower"):
         train(tiny.run(temperature=1e-45), label="tiny, seed 0")
+
+
+def test_a_gradient_that_is_not_finite_stops_at_once(train, monkeypatch):
+    """The root of zero is zero, but not its slope."""
+    flat = lambda model, *_: {"loss": sum((0 * of).sum() for of in model.parameters()).abs().sqrt()}  # noqa: E731
+    monkeypatch.setitem(METHODS, "contextssl", replace(METHODS["contextssl"], step=flat))
+    with pytest.raises(
+        FloatingPointError, match=r"The gradient of tiny is nan at step 0; lower pretrain"
+    ):
+        train(tiny.run())
 
 
 def test_weights_come_back_as_they_were_and_misfits_are_told(views, tmp_path):
