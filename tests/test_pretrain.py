@@ -154,9 +154,7 @@ def test_a_gradient_that_is_not_finite_stops_at_once(train, monkeypatch):
     """The root of zero is zero, but not its slope."""
     flat = lambda model, *_: {"loss": sum((0 * of).sum() for of in model.parameters()).abs().sqrt()}  # noqa: E731
     monkeypatch.setitem(METHODS, "contextssl", replace(METHODS["contextssl"], step=flat))
-    with pytest.raises(
-        FloatingPointError, match=r"The gradient of tiny is nan at step 0; lower pretrain"
-    ):
+    with pytest.raises(FloatingPointError, match=r"The gradient of tiny is nan at step 0; lower pretrain"):
         train(tiny.run())
 
 
