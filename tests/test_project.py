@@ -5,17 +5,14 @@ import re
 import subprocess
 import sys
 from importlib import metadata
-from io import StringIO
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
 from lib import book
 from lib.pipeline import run, settings
-from lib.report import claims
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -217,38 +214,3 @@ def test_store_is_small():
     files = [path for path in (ROOT / ".dvc/store").rglob("*") if path.is_file()]
     assert files, "the pinned data is missing from .dvc/store; run `dvc push data.dvc`"
     assert sum(path.stat().st_size for path in files) <= 30e6
-
-
-def committed(path):
-    """A file as it was committed: your own run changes results, and README.md tells of ours."""
-    found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
-    return found.stdout if found.returncode == 0 else pytest.skip("no git repository")
-
-
-def test_numbers_that_open_the_readme_are_those_of_the_results():
-    text, found = " ".join(committed("README.md").split()), {}
-    for name, folder in {"default": "results", "full": "results/full"}.items():
-        told = pd.read_csv(StringIO(committed(f"{folder}/20_compare/claims.csv")))
-        told["word"] = told["verdict"].str.replace(r" \(.*", "", regex=True)
-        found[name] = {whose: of["word"].value_counts() for whose, of in told.groupby("whose")}
-        several = (told["whose"] == "paper") & (told["word"] == "holds") & (told["n seeds"] > 1)
-        found[name]["several"] = several.sum()
-    own, paper, full = found["default"]["ours"], found["default"]["paper"], found["full"]["paper"]
-    done = re.search(r"\*\*(\d+ of \d+ checkpoints)\*\*", committed("results/full/README.md"))[1]
-    for sentence in (
-        f"Of {paper.sum()} claims of the paper, {paper['holds']} hold on these stand-in data "
-        f"({found['default']['several']} of them with several seeds), {paper['mixed']} are mixed, "
-        f"{paper['does not']} do not hold and {paper['not testable']} are not testable",
-        f"of {own.sum()} claims of our own {own['holds']} hold",
-        f"{full['holds']} hold ({found['full']['several']} of them with several seeds), {full['mixed']} are mixed, "
-        f"{full['does not']} do not hold, and {full['not testable']} are not testable",
-        f"`results/full/rows` has {done}",
-    ):
-        assert sentence in text, f"README.md does not say: {sentence}"
-
-
-@pytest.mark.parametrize("folder", ["results", "results/full"])
-def test_verdicts_in_git_are_about_claims_that_exist(folder):
-    """Else the book, the last stage of a reader's first `make`, refuses them."""
-    told = pd.read_csv(StringIO(committed(f"{folder}/20_compare/claims.csv")))
-    assert set(told["id"]) == {claim["id"] for claim in claims.load(ROOT / "paper/claims.yaml")}

@@ -55,7 +55,7 @@ class Bins(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """(N, A) to (N,) int64, below `count`."""
         digits = (latents[..., None] > self.edges).sum(-1)
-        # A GPU has no product of whole numbers.
+        # A sum of products, since a GPU has no matrix product of whole numbers.
         return (digits * self.each ** torch.arange(digits.shape[1], device=digits.device)).sum(1)
 
 
