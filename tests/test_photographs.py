@@ -6,7 +6,17 @@ import pytest
 import tiny
 import torch
 
-from lib.pipeline import photographs, store
+from lib.pipeline import photographs, settings, store
+
+
+def test_photographs_have_steps_of_their_own_and_contextssl_its_changes(tmp_path):
+    params = photographs.changed(tmp_path)
+    spec, runs = settings.load().cifar, params["runs"]
+    settings.from_dict(params)
+    ours, simclr = runs["crop-blur-contextssl"], runs["crop-blur-simclr"]
+    assert (ours["steps"], simclr["steps"]) == (spec.contextssl_steps, spec.baseline_steps)
+    assert ours["seeds"] == simclr["seeds"] == list(spec.seeds)
+    assert ours["optimizer"] == spec.contextssl.optimizer == "muon" and "optimizer" not in simclr
 
 
 @pytest.fixture

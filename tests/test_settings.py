@@ -53,7 +53,7 @@ def shape(value):
 
 
 def test_profiles_share_keys_and_types():
-    varying = {"runs": True, "bases": True, "robustness": True, "device": {"jobs"}}  # jobs: auto or a number
+    varying = {"runs": True, "bases": True, "robustness": True, "cifar": {"contextssl"}, "device": {"jobs"}}
     shapes = [shape(loaded(name).model_dump(exclude=varying)) for name in PROFILES]
     assert all(shape == shapes[0] for shape in shapes)
     assert [loaded(name).profile for name in PROFILES] == [*PROFILES]

@@ -41,8 +41,11 @@ def changed(images: Path) -> dict:
     params["augment"].update(name=NAME, root=str(images.resolve()), images=spec["images"])
     same = {key: spec[key] for key in ("seeds", "train_images", "validation_images", "test_images")}
     for of in runs:
-        steps = spec["contextssl_steps" if of.method == "contextssl" else "baseline_steps"]
-        params["runs"][of.name].update(same, steps=steps)
+        if of.method == "contextssl":
+            changes = {"steps": spec["contextssl_steps"], **spec["contextssl"]}
+        else:
+            changes = {"steps": spec["baseline_steps"]}
+        params["runs"][of.name].update(same, **changes)
     return params
 
 

@@ -243,16 +243,6 @@ class Augment(Section):
         return {"augmented-mini": mini, "cifar10": "CIFAR-10", "cifar10-jpeg": photographs}[self.name]
 
 
-class Cifar(Section):
-    images: Annotated[Whole, Field(ge=30)]
-    seeds: tuple[Natural, ...]
-    contextssl_steps: Count
-    baseline_steps: Count
-    train_images: Count
-    validation_images: Count
-    test_images: Count
-
-
 Area = Annotated[tuple[Share, Share], _must(lambda area: 0 < area[0] <= area[1], "the first must not be larger")]
 Seeds = Annotated[tuple[Natural, ...], Once, NotEmpty]
 
@@ -485,6 +475,22 @@ Changes = create_model(
     **{name: (get_annotations(Run)[name], None) for name in OWN},
     **{name: (rule, None) for part in OVERRIDABLE.values() for name, rule in get_annotations(part).items()},
 )
+
+
+class Cifar(Section):
+    images: Annotated[Whole, Field(ge=30)]
+    seeds: tuple[Natural, ...]
+    contextssl_steps: Count
+    baseline_steps: Count
+    contextssl: Changes
+    train_images: Count
+    validation_images: Count
+    test_images: Count
+
+    @field_serializer("contextssl")
+    def _what_is_set(self, contextssl: Changes) -> dict:
+        return contextssl.model_dump(mode="json", exclude_unset=True)
+
 
 #: An entry of `robustness`: keys of `data`, too, whose names are unlike those of all other sections, seeds, and the
 #: entry of which it is a change.
