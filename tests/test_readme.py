@@ -161,6 +161,33 @@ def test_baselines(metrics):
     assert_told(f"(R² {short(ours)} against {short(simclr)}; ContextSSL without a context {mean(without)})")
 
 
+def test_photographs():
+    told = table("results/cifar10-jpeg/augmentations.csv")
+    word = told["verdict"].str.replace(r" \(.*", "", regex=True)
+
+    def counts(asked):
+        return word[told["claim"].str.contains(asked)].value_counts()
+
+    kept, down, above = counts("in its own context"), counts(r"falls by more"), counts("better than by SimCLR")
+    numbers = {1: "one", 2: "two", 4: "four", 6: "six"}
+
+    def r2(pair, group, context, length):
+        at = table(f"results/cifar10-jpeg/table-{pair}.csv").set_index(["measure", "method", "environment", "whose"])
+        of = at.loc[(f"{group} R²", "ContextSSL", context, "ours, per component"), str(length)]
+        return short(float(of.split()[0]))
+
+    assert (kept.sum(), down.sum(), above.sum()) == (12, 12, 6)
+    assert_told(
+        f"keeps its own group (in {numbers[kept['mixed']]} of twelve cases *mixed*) and is above SimCLR on it in "
+        f"{numbers[above['holds']]} of six. The other group is turned down in {numbers[down['holds']]} of twelve cases "
+        f"(blur beside color: R² {r2(12, 'blur', 'color', 0)} to {r2(12, 'blur', 'color', 126)} of relative latents) and in "
+        f"{numbers[down['mixed']]} *mixed* (blur beside crop {r2('02', 'blur', 'crop', 0)} to "
+        f"{r2('02', 'blur', 'crop', 126)}, color beside blur {r2(12, 'color', 'blur', 0)} to "
+        f"{r2(12, 'color', 'blur', 126)})",
+        f"with R² {r2('02', 'crop', 'crop', 0)} beside blur and {r2(13, 'crop', 'crop', 0)} beside color",
+    )
+
+
 def test_single_changes():
     rows = pd.read_csv(
         StringIO(committed("results/full/rows/robustness/rows.csv.gz", lambda data: gzip.decompress(data).decode())),
