@@ -180,8 +180,8 @@ def test_photographs():
     assert_told(
         f"keeps its own group (in {numbers[kept['mixed']]} of twelve cases *mixed*) and is above SimCLR on it in "
         f"{numbers[above['holds']]} of six. The other group is turned down in {numbers[down['holds']]} of twelve cases "
-        f"(blur beside color: R² {r2(12, 'blur', 'color', 0)} to {r2(12, 'blur', 'color', 126)} of relative latents) and in "
-        f"{numbers[down['mixed']]} *mixed* (blur beside crop {r2('02', 'blur', 'crop', 0)} to "
+        f"(blur beside color: R² {r2(12, 'blur', 'color', 0)} to {r2(12, 'blur', 'color', 126)} of relative latents) "
+        f"and in {numbers[down['mixed']]} *mixed* (blur beside crop {r2('02', 'blur', 'crop', 0)} to "
         f"{r2('02', 'blur', 'crop', 126)}, color beside blur {r2(12, 'color', 'blur', 0)} to "
         f"{r2(12, 'color', 'blur', 126)})",
         f"with R² {r2('02', 'crop', 'crop', 0)} beside blur and {r2(13, 'crop', 'crop', 0)} beside color",
