@@ -65,7 +65,7 @@ def metrics():
     }
 
 
-def test_verdicts(metrics):
+def test_verdicts():
     found = {}
     for name, folder in {"default": "results", "full": "results/full"}.items():
         told = table(f"{folder}/20_compare/claims.csv")
